@@ -1,0 +1,228 @@
+"""What the stages hand to each other: records, protocols, and the base of every option.
+
+Nothing here imports torch, transformers, datasets or mlflow, so that a configuration can be
+checked before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+
+class UserError(Exception):
+    """Something that the user can mend: one line for each problem, no traceback needed.
+
+    Each line names the key or the place (file, line, field), the value, what is legal and
+    what to do.
+    """
+
+    def __init__(self, problems: Sequence[str] | str):
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Option(BaseModel):
+    """Base of every class that a configuration node names with `_target_`.
+
+    The fields are the schema: unknown names, wrong types and values out of range are refused
+    when the object is made. An option is a description, cheap to make; what is expensive
+    (weights, indexes) is made by its methods, which import heavy libraries themselves.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of the knowledge source, as a model reads it."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its accepted answers and, where they are known, its gold passages."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...] = ()
+    passage_ids: tuple[str, ...] = ()
+    group: str = ""
+    """A named part of a split that is also scored by itself, e.g. `seen_passage`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved passage and its raw score (the larger, the better)."""
+
+    passage_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a model reads: a question and its n passages, best first (none: closed book)."""
+
+    question: Question
+    passages: tuple[Passage, ...] = ()
+    log_prior: tuple[float, ...] = ()
+    """log p(z|x) of each passage in nats; the probabilities sum to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answered question, with everything that a metric or a reader needs."""
+
+    id: str
+    question: str
+    prediction: str
+    answers: tuple[str, ...]
+    group: str = ""
+    passage_ids: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
+    """Texts of the retrieved passages, in their order (title and text)."""
+    retrieval_scores: tuple[float, ...] = ()
+    prior: tuple[float, ...] = ()
+    """p(z|x) of each retrieved passage."""
+    posterior: tuple[float, ...] = ()
+    """p(z|x, y) of each retrieved passage, given the predicted answer (empty: not defined)."""
+    gold_passage_ids: tuple[str, ...] = ()
+    label_scores: dict[str, float] = field(default_factory=dict)
+    """Probability of each label, for tasks that have labels."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The questions of each split and the passages, after every step of preparation."""
+
+    passages: Dataset
+    """Columns `id`, `title`, `text`, `document_id` (all strings; ids unique)."""
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+    test: tuple[Question, ...]
+    gold: str
+    """Where gold passages come from: `annotated`, `answer_match` (weak: the passages that
+    contain an accepted answer), or `none`."""
+    notes: tuple[str, ...] = ()
+    """What preparation changed, in sentences with counts, e.g. duplicates merged."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run executes; the same for every room."""
+
+    cache_dir: Path
+    device: str = "cpu"
+    """A torch device, e.g. `cpu`, `cuda`, `mps`."""
+    dtype: str = "float32"
+    """Type that matrix products run in: `float32`, `bfloat16` or `float16`."""
+    seed: int = 0
+
+
+class Data(Protocol):
+    """An option of the group `data`."""
+
+    def load(self, runtime: Runtime) -> PreparedData: ...
+
+
+class Task(Protocol):
+    """An option of the group `task`."""
+
+    name: str
+    objective: str
+    """Name of the metric that early stopping and the best checkpoint follow."""
+    labels: tuple[str, ...]
+    """The classes, where the task has a closed set of answers; else empty."""
+    max_answer_tokens: int
+
+    @property
+    def system(self) -> str:
+        """System message for chat models; empty for none."""
+        ...
+
+    def render(self, question: str, passages: Sequence[Passage]) -> str:
+        """Prompt of a question and the passages shown with it (none: closed book)."""
+        ...
+
+    def target(self, question: Question) -> str:
+        """Text that a model is trained to answer with."""
+        ...
+
+    def parse(self, text: str) -> str:
+        """Answer in a generated text."""
+        ...
+
+
+class Searcher(Protocol):
+    """A knowledge source made searchable: what a retriever builds and loads."""
+
+    def search(
+        self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
+    ) -> list[list[Hit]]:
+        """At most `top_k` hits for each question, best first; fewer where fewer match.
+
+        `query_vectors` is `[questions, dimension]` float32, for retrievers that search by
+        vector.
+        """
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class Retriever(Protocol):
+    """An option of the group `retriever`."""
+
+    top_k: int
+    temperature: float | None
+    """Of p(z|x) = softmax(scores / temperature); None: fitted on validation data."""
+
+    @property
+    def uses_query_vectors(self) -> bool: ...
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether scores are inner products of query and passage vectors, so that the query
+        encoder can be trained through p(z|x)."""
+        ...
+
+    def build(self, passages: Dataset, runtime: Runtime) -> Searcher: ...
+
+    def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher: ...
+
+
+class Metric(Protocol):
+    """An option of the group `metrics`."""
+
+    name: str
+    tasks: frozenset[str]
+    """Names of the tasks that the metric fits."""
+
+    def score(self, prediction: Prediction) -> float | None:
+        """Score of one example; None where it is not defined for this example."""
+        ...
+
+    def aggregate(self, predictions: Sequence[Prediction]) -> float:
+        """Score of a corpus."""
+        ...
+
+    def load(self) -> Any:
+        """The metric as an `evaluate.Metric`."""
+        ...

@@ -1,0 +1,1 @@
+"""Step 2: questions and passages, read, checked, normalised, chunked and split."""

@@ -1,0 +1,1 @@
+"""Pure mathematics: no configuration, no input or output."""
