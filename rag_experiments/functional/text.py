@@ -1,0 +1,91 @@
+"""Normalization of text, so that answers are compared by their words and not their spelling."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from functools import lru_cache
+
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+_NUMBER_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+class _Punctuation(dict[int, "str | None"]):
+    """A table for `str.translate`, filled as characters are met: punctuation to `replacement`.
+
+    ASCII follows SQuAD (`string.punctuation`, symbols included); beyond ASCII it is Unicode's
+    punctuation, and the minus sign, which stands for a hyphen.
+    """
+
+    def __init__(self, replacement: str | None):
+        super().__init__()
+        self.replacement = replacement
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        mark = (
+            character in string.punctuation
+            or character == "\N{MINUS SIGN}"
+            or (code > 127 and unicodedata.category(character).startswith("P"))
+        )
+        self[code] = self.replacement if mark else character
+        return self[code]
+
+
+_DELETED = _Punctuation(None)
+_SPACED = _Punctuation(" ")
+
+
+def _fold(text: str) -> str:
+    # An acute accent typed as an apostrophe: NFKC would make it a space and a combining mark.
+    text = text.replace("\N{ACUTE ACCENT}", "'")
+    # Lowercasing can leave a form that is not NFKC, hence twice.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+
+
+def normalize_answer(text: str) -> str:
+    """Return the text in lower case without punctuation, articles and surplus white space.
+
+    On ASCII text it equals the normalization of SQuAD 1.1 (Rajpurkar et al. 2016,
+    https://arxiv.org/abs/1606.05250): punctuation is deleted, not replaced ("IL-2" -> "il2"),
+    then the words a, an, the are dropped. Beyond ASCII, Unicode NFKC comes first and Unicode's
+    punctuation is deleted too, so curly quotes and long dashes equal the plain ones.
+    """
+    text = unicodedata.normalize("NFKC", _fold(text).translate(_DELETED))
+    return " ".join(_ARTICLE.sub(" ", text).split())
+
+
+def tokenize(text: str) -> list[str]:
+    """Return the words of the normalized text: the tokens of word-level metrics."""
+    return normalize_answer(text).split()
+
+
+@lru_cache(maxsize=16384)
+def _search_forms(text: str) -> tuple[str, str]:
+    """Words with punctuation deleted, and with punctuation as a gap; articles are kept.
+
+    Decimal points and thousands separators are no gap: "3.5" does not contain "5".
+    """
+    text = _fold(text)
+    gaps = _NUMBER_SEPARATOR.sub("", text).translate(_SPACED)
+    return " ".join(text.translate(_DELETED).split()), " ".join(gaps.split())
+
+
+def contains_answer(text: str, answer: str) -> bool:
+    """Tell whether the words of the answer stand in the text, in order and side by side.
+
+    Case and punctuation do not count, and both sides are compared twice: with punctuation
+    deleted ("U.S." is in "US troops") and with punctuation as a gap ("DNA" is in "DNA-binding",
+    "IL-2" in "IL 2"). A leading article of the answer does not count; inner ones do, so that
+    "hepatitis A" is not in "hepatitis B". An answer without words is in no text.
+    """
+    for haystack, needle in zip(_search_forms(text), _search_forms(answer), strict=True):
+        words = needle.split()
+        if words and words[0] in _ARTICLES:
+            words = words[1:]
+        if words and f" {' '.join(words)} " in f" {haystack} ":
+            return True
+    normalized = normalize_answer(answer)
+    return bool(normalized) and normalized == normalize_answer(text)
