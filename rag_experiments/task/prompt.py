@@ -1,0 +1,133 @@
+"""How a question and its passages are written for a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from rag_experiments.contracts import Option, Passage
+
+# Quotes inside the braces mean that they are the user's own, e.g. of a JSON example.
+_PLACEHOLDER = re.compile(r"\{([^{}\n\"']*)\}")
+
+_REQUIRED = {
+    "system": (),
+    "template": ("context", "question"),
+    "passage": ("text",),
+    "closed_book": ("question",),
+}
+_OPTIONAL = {
+    "system": ("labels",),
+    "template": ("labels",),
+    "passage": ("title",),
+    "closed_book": ("labels",),
+}
+
+
+class Prompt(Option):
+    """Plain text with placeholders; a placeholder is replaced, never evaluated.
+
+    Text put in for a placeholder is not searched again, so braces in passages and questions
+    are harmless. Braces around a quotation mark (a JSON example) stay as they are; any other
+    unknown placeholder is refused.
+    """
+
+    template: str
+    """Prompt with passages: {context} is the passages, {question} the question, and {labels},
+    in tasks that have labels, the labels ("yes, no or maybe")."""
+
+    closed_book: str
+    """Prompt without passages: {question}, and {labels} as above."""
+
+    passage: str = "{text}"
+    """How one passage is written: {text} and, where wanted, {title}. Where a passage has no
+    title, a line that has {title} without {text} is left out; on a line with both, what joins
+    the title to the text goes with it: "- {title}: {text}" becomes "- {text}"."""
+
+    separator: Annotated[str, Field(min_length=1)] = "\n"
+    """What stands between two passages."""
+
+    order: Literal["best_first", "best_last"] = "best_first"
+    """Order of the passages in {context}; the best last is next to the question."""
+
+    system: str = ""
+    """System message for chat models; empty for none. May have {labels}."""
+
+    @field_validator("system", "template", "passage", "closed_book")
+    @classmethod
+    def _placeholders_are_known(cls, value: str, info) -> str:
+        required, optional = _REQUIRED[info.field_name], _OPTIONAL[info.field_name]
+        legal = (*required, *optional)
+        found = _PLACEHOLDER.findall(value)
+        problems = []
+        for name in dict.fromkeys(found):
+            if name not in legal:
+                near = get_close_matches(name.strip().lower(), legal, n=1, cutoff=0.5)
+                hint = f"; did you mean {{{near[0]}}}?" if near else ""
+                problems.append(f"unknown placeholder {{{name}}}{hint}")
+        problems += [f"{{{name}}} is missing" for name in required if name not in found]
+        if problems:
+            allowed = ", ".join(f"{{{name}}}" for name in legal)
+            raise ValueError(f"{'; '.join(problems)} (placeholders here: {allowed}): {value!r}")
+        return value
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether {labels} stands anywhere in the prompt."""
+        return any(
+            "labels" in _PLACEHOLDER.findall(text)
+            for text in (self.system, self.template, self.closed_book)
+        )
+
+    def render(
+        self, question: str, passages: Sequence[Passage] = (), labels: Sequence[str] = ()
+    ) -> str:
+        """Return the prompt of a question; `passages` are best first (none: closed book)."""
+        values = {"question": question, "labels": join_labels(labels)}
+        if not passages:
+            return _fill(self.closed_book, values)
+        ordered = passages if self.order == "best_first" else passages[::-1]
+        values["context"] = self.separator.join(self.render_passage(p) for p in ordered)
+        return _fill(self.template, values)
+
+    def render_passage(self, passage: Passage) -> str:
+        """Return one passage as it stands in {context}."""
+        template = self.passage if passage.title.strip() else _without_title(self.passage)
+        return _fill(template, {"title": passage.title.strip(), "text": passage.text.strip()})
+
+    def render_system(self, labels: Sequence[str] = ()) -> str:
+        """Return the system message."""
+        return _fill(self.system, {"labels": join_labels(labels)})
+
+
+def join_labels(labels: Sequence[str]) -> str:
+    """Write labels as a choice: "yes, no or maybe"."""
+    if len(labels) < 2:
+        return "".join(labels)
+    return f"{', '.join(labels[:-1])} or {labels[-1]}"
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    # One pass over the template, so that what is put in is never taken for a placeholder.
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+def _without_title(template: str) -> str:
+    lines = []
+    for line in template.split("\n"):
+        names = _PLACEHOLDER.findall(line)
+        if "title" not in names:
+            lines.append(line)
+        elif "text" in names:
+            before, text, after = line.partition("{text}")
+            if "{title}" in before:
+                # What leads the line stays ("- ", "Passage: "), but no bracket opened for the
+                # title and nothing between the title and the text.
+                before = re.sub(r"\S*$", "", before.partition("{title}")[0])
+                before = re.sub(r"[(\[<«“][^)\]>»”]*$", "", before)
+            lines.append(before + text + ("" if "{title}" in after else after))
+    return "\n".join(lines)

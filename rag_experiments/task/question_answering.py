@@ -1,0 +1,63 @@
+"""Open questions with short answers in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from rag_experiments.contracts import Option, Passage, Question
+from rag_experiments.task.prompt import Prompt
+
+
+class QuestionAnswering(Option):
+    """Answer a question in a few words."""
+
+    name: ClassVar[str] = "question_answering"
+    labels: ClassVar[tuple[str, ...]] = ()
+
+    prompt: Prompt
+    """How a question and its passages are written."""
+
+    objective: Annotated[str, Field(min_length=1)] = "f1"
+    """Metric that early stopping and the best checkpoint follow."""
+
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 24
+    """Longest generated answer, in tokens of the generator."""
+
+    @model_validator(mode="after")
+    def _prompt_fits(self) -> QuestionAnswering:
+        if self.prompt.uses_labels:
+            raise ValueError(
+                "prompt: has {labels}, but the task question_answering has no labels; "
+                "remove {labels} or choose task=yes_no"
+            )
+        return self
+
+    @property
+    def system(self) -> str:
+        """System message for chat models; empty for none."""
+        return self.prompt.render_system()
+
+    def render(self, question: str, passages: Sequence[Passage] = ()) -> str:
+        """Return the prompt of a question and its passages (none: closed book)."""
+        return self.prompt.render(question, passages)
+
+    def target(self, question: Question) -> str:
+        """Return the first accepted answer."""
+        return question.answers[0]
+
+    def parse(self, text: str) -> str:
+        """Return the first line of a generated text that is not empty."""
+        return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+    def data_problems(self, questions: Sequence[Question]) -> list[str]:
+        """Say which questions cannot be trained on or scored: those without an answer."""
+        ids = [q.id for q in questions if not any(answer.strip() for answer in q.answers[:1])]
+        if not ids:
+            return []
+        return [
+            f"answers: {len(ids)} of {len(questions)} questions have no answer "
+            f"(first: {ids[0]!r}); each needs at least one"
+        ]
