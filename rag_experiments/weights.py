@@ -248,7 +248,7 @@ _NOT_NEEDED += ["openvino/*", "coreml/*", "original/*"]
 
 
 def _fetch_hub(weights: str) -> Path:
-    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub import model_info, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -262,8 +262,8 @@ def _fetch_hub(weights: str) -> Path:
     ignored = list(_NOT_NEEDED)
     try:
         try:
-            files = list_repo_files(name, revision=revision)
-            if any(file.endswith(".safetensors") for file in files):
+            siblings = model_info(name, revision=revision, timeout=20).siblings or []
+            if any(file.rfilename.endswith(".safetensors") for file in siblings):
                 ignored.append("*.bin")
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
             raise

@@ -8,6 +8,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -215,7 +216,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
+    monkeypatch.setattr(huggingface_hub, "model_info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
@@ -235,9 +236,9 @@ def test_a_hub_model_is_taken_at_its_revision(monkeypatch, tmp_path):
         seen.update(options, name=name)
         return str(tmp_path)
 
-    monkeypatch.setattr(
-        huggingface_hub, "list_repo_files", lambda *_, **__: ["model.safetensors", "model.bin"]
-    )
+    files = [SimpleNamespace(rfilename=name) for name in ("model.safetensors", "model.bin")]
+    info = SimpleNamespace(siblings=files)
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert resolve("org/name@v1.0", tmp_path) == tmp_path
     assert (seen["name"], seen["revision"]) == ("org/name", "v1.0")
