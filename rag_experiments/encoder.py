@@ -1,0 +1,197 @@
+"""Texts to vectors: one encoder class for passages and for questions.
+
+Loads heavy libraries; options import it inside their methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+from rag_experiments.contracts import Runtime, UserError
+
+log = logging.getLogger(__name__)
+
+Pooling = Literal["mean", "cls", "dpr"]
+
+_SETTINGS_FILE = "encoder.json"
+_SORTED_AT_ONCE = 1 << 14  # texts; the token ids of millions would not fit in memory
+
+
+class TextEncoder:
+    """A transformer with pooling: texts to vectors that compare by inner product.
+
+    Pooling: `mean` over the tokens that are not padding (Reimers and Gurevych, 2019), `cls`
+    the first token's state, `dpr` the pooled output of DPRQuestionEncoder or
+    DPRContextEncoder (Karpukhin et al., 2020).
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        runtime: Runtime,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        max_length: int = 256,
+    ):
+        self.network = network.to(runtime.device)
+        self.tokenizer = tokenizer
+        self.runtime = runtime
+        self.pooling = pooling
+        self.normalize = normalize
+        self.max_length = max_length
+        self.texts_cut = 0
+        """Texts that `encode` has cut to `max_length` tokens so far."""
+        self._check_length()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        runtime: Runtime,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        max_length: int = 256,
+    ) -> TextEncoder:
+        """Encoder from a folder that `save_pretrained` wrote, in float32, in evaluation mode."""
+        network = _load_network(folder, pooling)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(network.eval(), tokenizer, runtime, pooling, normalize, max_length)
+
+    @classmethod
+    def load_saved(cls, folder: Path, runtime: Runtime) -> TextEncoder:
+        """Encoder that `save` wrote, with its own pooling, normalization and length."""
+        settings = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
+        return cls.load(folder, runtime, **settings)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, tokenizer and settings; `load_saved` and `from_pretrained` read them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = {
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "max_length": self.max_length,
+        }
+        (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        config = self.network.config
+        projection = getattr(config, "projection_dim", 0) if self.pooling == "dpr" else 0
+        return int(projection or config.hidden_size)
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 32, progress: str | None = None
+    ) -> np.ndarray:
+        """Vectors `[n, dimension]` float32 of n texts, in their order, without gradient.
+
+        Texts are batched by length, longest first, so that little padding is computed and
+        memory that does not suffice shows at once. `progress` names the bar (None: no bar).
+        """
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None) as bar,
+            ):
+                for start in range(0, len(texts), _SORTED_AT_ONCE):
+                    block = texts[start : start + _SORTED_AT_ONCE]
+                    tokenized = self._tokenize(block)
+                    lengths = np.array([len(ids) for ids in tokenized["input_ids"]])
+                    order = np.argsort(-lengths, kind="stable")
+                    for first in range(0, len(block), batch_size):
+                        rows = order[first : first + batch_size]
+                        batch = {
+                            key: [values[i] for i in rows] for key, values in tokenized.items()
+                        }
+                        vectors[start + rows] = self._pool(self._pad(batch)).cpu().numpy()
+                        bar.update(len(rows))
+        finally:
+            self.network.train(was_training)
+        return vectors
+
+    def forward_texts(self, texts: Sequence[str]) -> Tensor:
+        """Vectors `[n, dimension]` float32 of n texts, with gradient, on the device."""
+        return self._pool(self._pad(self._tokenize(texts)))
+
+    def _tokenize(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        batch = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
+        # A fast tokenizer keeps what it cut, one encoding a text.
+        cut = sum(1 for encoding in batch.encodings or () if encoding.overflowing)
+        if cut:
+            self.texts_cut += cut
+            log.info(
+                "%d of %d texts are longer than %d tokens and were cut for the encoder",
+                cut,
+                len(texts),
+                self.max_length,
+            )
+        return dict(batch)
+
+    def _pad(self, batch: dict[str, list[list[int]]]) -> dict[str, Tensor]:
+        padded = self.tokenizer.pad(batch, padding=True, return_tensors="pt")
+        return {name: values.to(self.runtime.device) for name, values in padded.items()}
+
+    def _pool(self, batch: dict[str, Tensor]) -> Tensor:
+        with self._precision():
+            output = self.network(**batch)
+        # Pooling and norm in float32: sums over tokens lose digits in 16 bits.
+        if self.pooling == "dpr":
+            vectors = output.pooler_output.float()
+        elif self.pooling == "cls":
+            vectors = output.last_hidden_state[:, 0].float()
+        else:
+            mask = batch["attention_mask"].unsqueeze(-1).float()  # [n, tokens, 1]
+            states = output.last_hidden_state.float()  # [n, tokens, dimension]
+            vectors = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def _precision(self) -> Any:
+        if self.runtime.dtype == "float32":
+            return contextlib.nullcontext()
+        device = torch.device(self.runtime.device).type
+        return torch.autocast(device, dtype=getattr(torch, self.runtime.dtype))
+
+    def _check_length(self) -> None:
+        config = self.network.config
+        positions = getattr(config, "max_position_embeddings", None)
+        # RoBERTa and its kin number positions from the padding id on.
+        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+        if positions is not None and self.max_length > positions - offset:
+            raise UserError(
+                f"max_length: {self.max_length} is more than the encoder reads; "
+                f"legal: at most {positions - offset}"
+            )
+
+
+def _load_network(folder: Path, pooling: Pooling) -> Any:
+    if pooling != "dpr":
+        return AutoModel.from_pretrained(folder)
+    from transformers import AutoConfig, DPRContextEncoder, DPRQuestionEncoder
+
+    config = AutoConfig.from_pretrained(folder)
+    known = {"DPRQuestionEncoder": DPRQuestionEncoder, "DPRContextEncoder": DPRContextEncoder}
+    names = config.architectures or []
+    for name in names:
+        if name in known:
+            return known[name].from_pretrained(folder)
+    raise UserError(
+        f"pooling: 'dpr' needs {' or '.join(known)}, but {folder.name!r} holds "
+        f"{', '.join(names) or config.model_type}; use 'mean' or 'cls'"
+    )
