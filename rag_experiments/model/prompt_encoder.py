@@ -1,0 +1,143 @@
+"""Prompts and answers as token ids: the chat template, and passages cut to the model's window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rag_experiments.contracts import Passage, Question, Task
+from rag_experiments.model.generator import Generator
+
+log = logging.getLogger(__name__)
+
+SHORTEST_PASSAGE = 16
+"""Tokens of each passage that must fit beside the question."""
+
+
+class PromptEncoder:
+    """Writes prompts for one task and one tokenizer.
+
+    `cut` counts the prompts whose passages had to be cut so far.
+    """
+
+    def __init__(self, tokenizer: Any, option: Generator, task: Task):
+        self.tokenizer = tokenizer
+        self.option = option
+        self.task = task
+        self.chat = option.chat and bool(tokenizer.chat_template)
+        self.cut = 0
+
+    def write(self, question: str, passages: Sequence[Passage]) -> str:
+        """A prompt as the model was taught to read it: in its chat template, if it has one."""
+        prompt, system = self.task.render(question, passages), self.task.system
+        if not self.chat:
+            return f"{system}\n\n{prompt}" if system else prompt
+        messages = [{"role": "system", "content": system}] if system else []
+        return self.tokenizer.apply_chat_template(
+            [*messages, {"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.option.chat_template_options,
+        )
+
+    def encode(self, rows: Sequence[tuple[str, Sequence[Passage]]]) -> list[list[int]]:
+        """Token ids of each row's prompt: a question and the passages shown with it.
+
+        A prompt longer than `max_prompt_tokens` has its longest passages cut at the end until it
+        fits; the question and the instruction stay whole.
+        """
+        ids = self._tokenize([self.write(question, passages) for question, passages in rows])
+        limit = self.option.max_prompt_tokens
+        for i, (question, passages) in enumerate(rows):
+            if len(ids[i]) > limit:
+                ids[i] = self._cut(question, passages, limit)
+                self.cut += 1
+        return ids
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Token ids of an answer, its end token included."""
+        end = self.tokenizer.eos_token_id
+        if self.option.kind == "encoder_decoder":
+            ids = self.tokenizer(answer).input_ids
+        else:
+            # After a plain prompt the answer is a new word; after a chat header it opens a line.
+            text = answer if self.chat else f" {answer}"
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids if ids and ids[-1] == end else [*ids, end]
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of answer ids [r, t]."""
+        return [
+            text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        ]
+
+    def problems(self, questions: Sequence[Question], passages: int) -> list[str]:
+        """Questions that would not fit beside the given number of passages of one prompt."""
+        empty = [Passage("", "", "")] * passages
+        needed = SHORTEST_PASSAGE * passages
+        limit = self.option.max_prompt_tokens
+        lengths = self._tokenize([self.write(q.question, empty) for q in questions])
+        return [
+            f"question {question.id!r}: its prompt takes {len(ids)} tokens before any passage and "
+            f"{needed} are kept for passages, but model.generator.max_prompt_tokens is {limit}; "
+            f"raise it to at least {len(ids) + needed}"
+            for question, ids in zip(questions, lengths, strict=True)
+            if len(ids) + needed > limit
+        ]
+
+    def _tokenize(self, prompts: list[str]) -> list[list[int]]:
+        special = self.option.kind == "encoder_decoder" or not self.chat
+        ids = self.tokenizer(prompts, add_special_tokens=special, verbose=False).input_ids
+        if special and self.option.kind == "causal":
+            # Some tokenizers close every text; the prompt of a causal model must stay open.
+            end = self.tokenizer.eos_token_id
+            ids = [row[:-1] if row[-1] == end else row for row in ids]
+        return ids
+
+    def _cut(self, question: str, passages: Sequence[Passage], limit: int) -> list[int]:
+        encoded = self.tokenizer(
+            [passage.text for passage in passages],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        lengths = [len(ids) for ids in encoded.input_ids]
+        frame = self._tokenize(
+            [self.write(question, [replace(passage, text="") for passage in passages])]
+        )[0]
+        cap = _longest_cap(lengths, limit - len(frame))
+        while True:
+            shorter = [
+                replace(passage, text=passage.text[: offsets[cap - 1][1]] if cap else "")
+                if length > cap
+                else passage
+                for passage, offsets, length in zip(
+                    passages, encoded.offset_mapping, lengths, strict=True
+                )
+            ]
+            ids = self._tokenize([self.write(question, shorter)])[0]
+            if len(ids) <= limit:
+                return ids
+            if cap == 0:
+                raise ValueError(
+                    f"the prompt of {question!r} takes {len(ids)} tokens without any passage; "
+                    f"max_prompt_tokens is {limit}"
+                )
+            # Pieces join other pieces at a seam, so the sum can be off by a few tokens.
+            cap = max(0, cap - max(1, (len(ids) - limit) // len(passages)))
+
+
+def _longest_cap(lengths: Sequence[int], budget: int) -> int:
+    """The largest c with sum_i min(length_i, c) <= budget."""
+    low, high = 0, max(lengths)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(length, middle) for length in lengths) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,95 @@
+"""What all RAG models share: a generator, a query encoder, and how answers are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from rag_experiments.contracts import Option, Passage, Question, Runtime, Task
+from rag_experiments.model.generator import Generator
+from rag_experiments.model.query_encoder import QueryEncoder
+
+if TYPE_CHECKING:
+    from rag_experiments.model.rag_model import RagModel
+
+
+class Decoding(Option):
+    """How answers are decoded; the names and meanings are transformers' `GenerationConfig`'s."""
+
+    num_beams: Annotated[int, Field(ge=1)] = 1
+    """Beams; 1 is greedy."""
+    do_sample: bool = False
+    """Draw tokens instead of taking the likeliest."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of sampling."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the smallest set of tokens with this probability."""
+    length_penalty: float = 1.0
+    """Beam scores are divided by length to this power."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Penalty on answer tokens that were used already; prompts do not count."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    """No n-gram of this size twice in an answer; 0 is off."""
+
+    def generation(self) -> dict[str, float | int | bool]:
+        """Arguments of `GenerationConfig`."""
+        chosen = self.model_dump()
+        if not self.do_sample:
+            del chosen["temperature"], chosen["top_p"]
+        if self.num_beams == 1:
+            del chosen["length_penalty"]
+        return chosen
+
+
+class Rag(Option):
+    """Base of the options of the group `model`."""
+
+    one_prompt: ClassVar[bool] = False
+    """Whether all passages stand in one prompt; else each passage has a prompt of its own."""
+
+    generator: Generator
+    """The language model that writes answers."""
+    query_encoder: QueryEncoder | None = None
+    """Encoder of questions, for retrievers that search by vector."""
+    decoding: Decoding = Decoding()
+    """How answers are decoded."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread over the vocabulary in training."""
+
+    def load(
+        self, task: Task, runtime: Runtime, *, encode_queries: bool, folder: Path | None = None
+    ) -> RagModel:
+        """The model with its weights.
+
+        `encode_queries` loads the query encoder as well. `folder` holds what training changed,
+        as `RagModel.save` wrote it; without it the pretrained weights are loaded.
+        """
+        from rag_experiments.model.rag_model import load_rag_model
+
+        return load_rag_model(
+            self, task, runtime, self._network(), encode_queries=encode_queries, folder=folder
+        )
+
+    def question_problems(
+        self, questions: Sequence[Question], task: Task, top_k: int, runtime: Runtime
+    ) -> list[str]:
+        """Questions that would not fit the generator's window; loads the tokenizer only."""
+        from rag_experiments.model.language_model import load_tokenizer
+        from rag_experiments.model.prompt_encoder import PromptEncoder
+        from rag_experiments.weights import resolve
+
+        tokenizer = load_tokenizer(resolve(self.generator.weights, runtime.cache_dir))
+        encoder = PromptEncoder(tokenizer, self.generator, task)
+        return encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
+
+    def split(self, passages: tuple[Passage, ...]) -> list[tuple[Passage, ...]]:
+        """Passages of each prompt; one prompt without passages where there are none."""
+        if self.one_prompt or not passages:
+            return [passages]
+        return [(passage,) for passage in passages]
+
+    def _network(self) -> type[RagModel]:
+        raise NotImplementedError

@@ -1,0 +1,465 @@
+"""The RAG models at work: examples to batches, the training loss, answers.
+
+Legend: b questions, n passages of the question that has most, r prompts (rows), t answer
+tokens. Prompts of all questions stand in one batch of rows, without any for passages that a
+question does not have: `slots` [b, n] says which row belongs to which passage, -1 for none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from rag_experiments.contracts import Answer, Example, Runtime, Task
+from rag_experiments.functional import likelihood
+from rag_experiments.model.decoding import decode_answers
+from rag_experiments.model.language_model import (
+    DecodingState,
+    EncoderDecoderModel,
+    LanguageModel,
+    load_language_model,
+)
+from rag_experiments.model.prompt_encoder import PromptEncoder
+
+if TYPE_CHECKING:
+    from rag_experiments.encoder import TextEncoder
+    from rag_experiments.model.rag import Rag
+    from rag_experiments.model.rag_sequence import RagSequence
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 64
+"""Rows whose answers are scored together when candidates are rescored: bounds memory."""
+
+
+class RagModel(nn.Module):
+    """A generator that reads retrieved passages, and what its likelihood is."""
+
+    def __init__(
+        self,
+        option: Rag,
+        generator: LanguageModel,
+        query_encoder: TextEncoder | None,
+        prompts: PromptEncoder,
+    ):
+        super().__init__()
+        self.option = option
+        self.generator = generator
+        self.prompts = prompts
+        self.query_encoder = query_encoder
+        # The encoder is no module itself; registered, its weights train and move with the rest.
+        self.query_network = None if query_encoder is None else query_encoder.network
+        self.train_query_encoder(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.generator.device
+
+    def train_query_encoder(self, trained: bool) -> None:
+        """Say whether gradients reach the query encoder."""
+        if self.query_network is not None:
+            self.query_network.requires_grad_(trained)
+
+    # -- batches -------------------------------------------------------------------------
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tensors of a batch: prompts, targets, slots and log prior."""
+        batch = self.collate_prompts(examples)
+        targets = [
+            self.prompts.encode_answer(self.prompts.task.target(example.question))
+            for example in examples
+        ]
+        batch["answer_ids"], batch["answer_mask"] = self.generator.pad_answers(targets)
+        return batch
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tensors of a batch without targets."""
+        rows, slots = [], []
+        for example in examples:
+            prompts = self.option.split(example.passages)
+            slots.append(torch.arange(len(rows), len(rows) + len(prompts)))
+            rows += [(example.question.question, passages) for passages in prompts]
+        ids, mask = self.generator.pad_prompts(self.prompts.encode(rows))
+        priors = [
+            torch.tensor(
+                example.log_prior if len(own) == len(example.log_prior) else [0.0] * len(own)
+            )
+            for example, own in zip(examples, slots, strict=True)
+        ]
+        return {
+            "prompt_ids": ids,
+            "prompt_mask": mask,
+            "slots": pad_sequence(slots, batch_first=True, padding_value=-1),
+            "log_prior": pad_sequence(priors, batch_first=True, padding_value=-torch.inf),
+        }
+
+    # -- training ------------------------------------------------------------------------
+
+    def forward(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        slots: Tensor,
+        log_prior: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """The negative marginal log-likelihood in nats a target token: {"loss": []}."""
+        with self.generator.autocast():
+            log_probs = self.token_log_probs(
+                prompt_ids,
+                prompt_mask,
+                slots,
+                answer_ids,
+                answer_mask,
+                self.option.label_smoothing if self.training else 0.0,
+            )
+        values = self.log_likelihood(log_probs, log_prior, answer_mask)
+        return {"loss": -values.sum() / answer_mask.sum()}
+
+    def token_log_probs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        slots: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """log p(y_t|x,z,y_<t) of answers [b, t] under each passage: [b, n, t]."""
+        question = question_of_row(slots)
+        rows = self.generator.answer_log_probs(
+            prompt_ids, prompt_mask, answer_ids[question], answer_mask[question], label_smoothing
+        )
+        return rows[slots.clamp(min=0)]
+
+    def log_likelihood(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        """log p(y|x) [b] from log p(y_t|x,z,y_<t) [b, n, t], log p(z|x) [b, n], mask [b, t]."""
+        raise NotImplementedError
+
+    def posterior(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor | None:
+        """p(z|x,y) [b, n]; None where the model does not weigh passages."""
+        raise NotImplementedError
+
+    # -- answers -------------------------------------------------------------------------
+
+    def answer(
+        self, examples: Sequence[Example], batch_size: int = 8, progress: str | None = None
+    ) -> list[Answer]:
+        """Answer each example: by decoding, or by the likeliest label where the task has some.
+
+        Examples are batched by length. `progress` names the bar (None: no bar).
+        """
+        order = sorted(
+            range(len(examples)), key=lambda i: -sum(len(p.text) for p in examples[i].passages)
+        )
+        answers: list[Answer | None] = [None] * len(examples)
+        with (
+            self.evaluating(),
+            tqdm(total=len(examples), desc=progress, disable=progress is None) as bar,
+        ):
+            for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size]
+                for i, answer in zip(
+                    chosen, self._answer_batch([examples[i] for i in chosen]), strict=True
+                ):
+                    answers[i] = answer
+                bar.update(len(chosen))
+        return cast(list[Answer], answers)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradient, no dropout, the precision of the run."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode(), self.generator.autocast():
+                yield
+        finally:
+            self.train(was_training)
+
+    def _answer_batch(self, examples: Sequence[Example]) -> list[Answer]:
+        batch = {name: x.to(self.device) for name, x in self.collate_prompts(examples).items()}
+        state, slots, log_prior = self.read(batch)
+        if self.prompts.task.labels:
+            return self._choose_labels(state, slots, log_prior)
+        ids = self.decode(state, slots, log_prior)
+        mask = answer_mask(ids, self.generator.end_id)
+        each = self.score_answers(state, slots, ids)
+        posterior = self.posterior(each, log_prior, mask)
+        return [
+            Answer(text, () if posterior is None else present(posterior[i], slots[i]))
+            for i, text in enumerate(self.prompts.decode(ids))
+        ]
+
+    def read(self, batch: dict[str, Tensor]) -> tuple[DecodingState, Tensor, Tensor]:
+        """Prompts that were read, with the slots [b, n] and log prior [b, n] of their rows."""
+        state = self.generator.start(batch["prompt_ids"], batch["prompt_mask"])
+        return state, batch["slots"], batch["log_prior"]
+
+    def decode(self, state: DecodingState, slots: Tensor, log_prior: Tensor) -> Tensor:
+        """Ids [b, t] of the answers, token by token from the marginal distribution."""
+        return self._generate(state, slots, log_prior)
+
+    def _generate(
+        self, state: DecodingState, slots: Tensor, log_prior: Tensor, **extra: Any
+    ) -> Tensor:
+        pad_id = self.generator.pad_id
+        return decode_answers(
+            state,
+            slots,
+            log_prior,
+            start_id=pad_id,
+            end_id=self.generator.end_id,
+            pad_id=pad_id,
+            max_new_tokens=self.prompts.task.max_answer_tokens,
+            **self.option.decoding.generation(),
+            **extra,
+        )
+
+    def score_answers(self, state: DecodingState, slots: Tensor, ids: Tensor) -> Tensor:
+        """log p(y_t|x,z,y_<t) of one answer [b, t] a question under its passages: [b, n, t]."""
+        return state.score(ids[question_of_row(slots)])[slots.clamp(min=0)]
+
+    def _choose_labels(self, state: DecodingState, slots: Tensor, prior: Tensor) -> list[Answer]:
+        labels = self.prompts.task.labels
+        scores, posteriors = [], []
+        for label in labels:
+            ids = torch.tensor([self.prompts.encode_answer(label)], device=self.device)
+            ids = ids.expand(len(slots), -1)
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            each = self.score_answers(state, slots, ids)
+            scores.append(self.log_likelihood(each, prior, mask))
+            posteriors.append(self.posterior(each, prior, mask))
+        probabilities = torch.softmax(torch.stack(scores, dim=1), dim=1)
+        answers = []
+        for i, row in enumerate(probabilities.tolist()):
+            best = max(range(len(labels)), key=row.__getitem__)
+            posterior = posteriors[best]
+            answers.append(
+                Answer(
+                    labels[best],
+                    () if posterior is None else present(posterior[i], slots[i]),
+                    dict(zip(labels, row, strict=True)),
+                )
+            )
+        return answers
+
+    # -- saving --------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Save what training may have changed: the generator (adapters alone, where there are
+        some) with its tokenizer, and the query encoder if it was trained."""
+        self.generator.save(folder / "generator")
+        encoder = self.query_encoder
+        trained = encoder is not None and any(
+            parameter.requires_grad for parameter in encoder.network.parameters()
+        )
+        if encoder is not None and trained:
+            encoder.save(folder / "query_encoder")
+        (folder / "model.json").write_text(
+            json.dumps({"model": type(self).__name__, "query_encoder_trained": trained}) + "\n"
+        )
+
+    def load_trained(self, folder: Path) -> None:
+        """Take over, in place, the weights that `save` wrote."""
+        load_weights(self.generator.network, folder / "generator")
+        if self.query_encoder is not None and (folder / "query_encoder").is_dir():
+            load_weights(self.query_encoder.network, folder / "query_encoder")
+
+
+class RagTokenModel(RagModel):
+    """RAG-Token: passages are mixed at every token."""
+
+    def log_likelihood(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        return likelihood.rag_token_log_likelihood(token_log_probs, log_prior, mask)
+
+    def posterior(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        return likelihood.token_posterior(token_log_probs, log_prior, mask)
+
+
+class RagSequenceModel(RagModel):
+    """RAG-Sequence: passages are mixed once for the whole answer."""
+
+    def log_likelihood(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        return likelihood.rag_sequence_log_likelihood(token_log_probs, log_prior, mask)
+
+    def posterior(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        return likelihood.sequence_posterior(token_log_probs, log_prior, mask)
+
+    def decode(self, state: DecodingState, slots: Tensor, log_prior: Tensor) -> Tensor:
+        """Ids [b, t] of the answers.
+
+        Sampling draws a passage from p(z|x), then an answer from p(y|x,z), which is a draw from
+        p(y|x). Otherwise every passage proposes its answers (one, or its beams), and the
+        likeliest under p(y|x) is taken: over all passages (thorough decoding of Lewis et al.
+        2020), or over the passages that proposed it (fast decoding).
+        """
+        if self.option.decoding.do_sample:
+            drawn = torch.multinomial(log_prior.exp(), 1)
+            return self._generate(state, slots.gather(1, drawn), torch.zeros_like(drawn).float())
+        count = self.option.decoding.num_beams
+        question = question_of_row(slots)
+        alone = torch.arange(len(question), device=slots.device)[:, None]
+        ids = self._generate(
+            state, alone, torch.zeros_like(alone).float(), num_return_sequences=count
+        )
+        end, pad_id = self.generator.end_id, self.generator.pad_id
+        ids = ids.masked_fill(~answer_mask(ids, end), pad_id)
+        proposals: list[dict[tuple[int, ...], set[int]]] = [{} for _ in slots]
+        for row, candidate in enumerate(ids.tolist()):
+            source = row // count
+            proposals[int(question[source])].setdefault(tuple(candidate), set()).add(source)
+        scores = self._score_proposals(state, slots, log_prior, proposals)
+        best = [max(own, key=own.__getitem__) for own in scores]
+        return torch.tensor(best, device=slots.device)
+
+    def _score_proposals(
+        self,
+        state: DecodingState,
+        slots: Tensor,
+        log_prior: Tensor,
+        proposals: list[dict[tuple[int, ...], set[int]]],
+    ) -> list[dict[tuple[int, ...], float]]:
+        """log p(y|x) of each proposed answer, a dictionary for each question."""
+        fast = cast("RagSequence", self.option).candidates == "fast"
+        jobs = [
+            (i, n, row, ids)
+            for i, own in enumerate(proposals)
+            for ids, sources in own.items()
+            for n, row in enumerate(slots[i].tolist())
+            if row >= 0 and (not fast or row in sources)
+        ]
+        collected: list[dict[tuple[int, ...], list[float]]] = [{} for _ in proposals]
+        for first in range(0, len(jobs), ROWS_AT_ONCE):
+            chunk = jobs[first : first + ROWS_AT_ONCE]
+            ids = torch.tensor([ids for *_, ids in chunk], device=slots.device)
+            rows = torch.tensor([row for _, _, row, _ in chunk], device=slots.device)
+            mask = answer_mask(ids, self.generator.end_id)
+            each = state.select(rows).score(ids)
+            values = likelihood.sequence_log_probs(each[:, None], mask)[:, 0]
+            for (i, n, _, candidate), value in zip(chunk, values, strict=True):
+                joint = float(log_prior[i, n] + value)
+                collected[i].setdefault(candidate, []).append(joint)
+        return [
+            {ids: float(torch.logsumexp(torch.tensor(joint), 0)) for ids, joint in own.items()}
+            for own in collected
+        ]
+
+
+class ConcatModel(RagModel):
+    """One prompt with all passages: a plain language model of the answer."""
+
+    def log_likelihood(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> Tensor:
+        return likelihood.rag_sequence_log_likelihood(token_log_probs, log_prior, mask)
+
+    def posterior(self, token_log_probs: Tensor, log_prior: Tensor, mask: Tensor) -> None:
+        return None
+
+
+class FusionModel(ConcatModel):
+    """Fusion-in-Decoder: encoder states of all passages in one sequence for the decoder."""
+
+    def token_log_probs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        slots: Tensor,
+        answer_ids: Tensor,
+        answer_mask: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        model = cast(EncoderDecoderModel, self.generator)
+        states, mask = fuse(model.encode(prompt_ids, prompt_mask), prompt_mask, slots)
+        return model.answer_log_probs_from(states, mask, answer_ids, label_smoothing)[:, None]
+
+    def forward(self, *, log_prior: Tensor, **batch: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return super().forward(log_prior=torch.zeros_like(log_prior[:, :1]), **batch)
+
+    def read(self, batch: dict[str, Tensor]) -> tuple[DecodingState, Tensor, Tensor]:
+        model = cast(EncoderDecoderModel, self.generator)
+        mask = batch["prompt_mask"]
+        states, mask = fuse(model.encode(batch["prompt_ids"], mask), mask, batch["slots"])
+        slots = torch.arange(len(states), device=states.device)[:, None]
+        return model.start_from(states, mask), slots, torch.zeros_like(slots).float()
+
+
+def question_of_row(slots: Tensor) -> Tensor:
+    """Index [r] of the question that each row belongs to, from slots [b, n]."""
+    question, passage = (slots >= 0).nonzero(as_tuple=True)
+    return question[slots[question, passage].argsort()]
+
+
+def fuse(states: Tensor, mask: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Encoder states [r, p, d] of each question's rows in one sequence: [b, n p, d], [b, n p]."""
+    gathered = states[slots.clamp(min=0)].flatten(1, 2)
+    present_rows = (slots >= 0)[:, :, None] & mask[slots.clamp(min=0)]
+    return gathered, present_rows.flatten(1, 2)
+
+
+def answer_mask(ids: Tensor, end_id: int) -> Tensor:
+    """Tokens of each answer [b, t], the first end token included."""
+    ended = (ids == end_id).long().cumsum(1)
+    return ended - (ids == end_id).long() == 0
+
+
+def present(values: Tensor, slots: Tensor) -> tuple[float, ...]:
+    """Values [n] of the passages that a question has."""
+    return tuple(values[slots >= 0].tolist())
+
+
+def load_weights(network: Any, folder: Path) -> None:
+    """Take over, in place, weights or adapters that `save_pretrained` wrote."""
+    from safetensors.torch import load_file
+
+    adapters = folder / "adapter_model.safetensors"
+    if adapters.is_file():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(network, load_file(adapters))
+        return
+    loaded: dict[str, Tensor] = {}
+    for part in sorted(folder.glob("*.safetensors")):
+        loaded |= load_file(part)
+    result = network.load_state_dict(loaded, strict=False)
+    # Tied weights are stored once; nothing else may be missing.
+    missing = set(result.missing_keys) - set(getattr(network, "all_tied_weights_keys", {}) or {})
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"the weights in {str(folder)!r} do not fit: missing {sorted(missing)}, "
+            f"unexpected {result.unexpected_keys}"
+        )
+
+
+def load_rag_model(
+    option: Rag,
+    task: Task,
+    runtime: Runtime,
+    kind: type[RagModel],
+    *,
+    encode_queries: bool,
+    folder: Path | None = None,
+) -> RagModel:
+    """A RAG model with its weights: pretrained, or those that `RagModel.save` wrote to `folder`."""
+    generator = load_language_model(
+        option.generator, runtime, None if folder is None else folder / "generator"
+    )
+    encoder = None
+    if encode_queries:
+        if option.query_encoder is None:
+            raise ValueError("the retriever searches by vector; set model/query_encoder")
+        trained = None if folder is None else folder / "query_encoder"
+        encoder = option.query_encoder.load(
+            runtime, trained if trained is not None and trained.is_dir() else None
+        )
+    prompts = PromptEncoder(generator.tokenizer, option.generator, task)
+    return kind(option, generator, encoder, prompts)
