@@ -1,0 +1,171 @@
+"""What the jobs of a sweep leave in its folder, and the table that compares them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from rag_experiments.contracts import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OUTCOME = "outcome.json"
+"""Name of the file that a job leaves in its folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Who a running job is."""
+
+    name: str
+    """For people: the experiment, and in a sweep what differs in this job."""
+
+    sweep: str | None
+    """Tag that the jobs of one sweep share; None for a single run."""
+
+    overrides: tuple[str, ...]
+    """The command line's overrides, with a sweep's own."""
+
+    output_dir: Path
+
+
+def current_job() -> Job:
+    """Return the job that Hydra is running in this process."""
+    hydra = HydraConfig.get()
+    experiment = hydra.runtime.choices.get("experiment") or "defaults"
+    overrides = tuple(hydra.overrides.task)
+    sweep = tag(Path(hydra.sweep.dir)) if hydra.mode == RunMode.MULTIRUN else None
+    own = [line for line in overrides if not line.lstrip("+").startswith("experiment=")]
+    name = ", ".join([experiment, *(line.lstrip("+") for line in own)])
+    return Job(name, sweep, overrides, Path(hydra.runtime.output_dir))
+
+
+def tag(sweep_dir: Path) -> str:
+    """Return the name of a sweep, e.g. `bio_qa-2025-01-31_12-30-00`, from its folder."""
+    return f"{sweep_dir.parent.name}-{sweep_dir.name}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric on the test set, with its 95% interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; `write` it into the job's folder."""
+
+    metric: str = ""
+    """Name of the metric that the scores are of: the task's objective."""
+
+    untrained: Score | None = None
+    trained: Score | None = None
+    problems: tuple[str, ...] = ()
+    """Why the job failed, one line each; empty: it did not."""
+
+    by_user: bool = False
+    """Whether the failure is one that the user can mend."""
+
+    overrides: tuple[str, ...] = field(default=())
+
+    def write(self, folder: Path) -> None:
+        """Save as JSON in a folder."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / OUTCOME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Outcome | None:
+        """Return what a job left in a folder; None where it left nothing."""
+        try:
+            values = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        for stage in ("untrained", "trained"):
+            values[stage] = Score(**values[stage]) if values[stage] else None
+        for name in ("problems", "overrides"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:
+    """Return the outcome of a job that raised an error."""
+    by_user = isinstance(error, UserError)
+    problems = (
+        error.problems
+        if isinstance(error, UserError)
+        else (f"{type(error).__name__}: {' '.join(str(error).split())}",)
+    )
+    return Outcome(problems=problems, by_user=by_user, overrides=tuple(overrides))
+
+
+def outcomes(sweep_dir: Path) -> dict[str, Outcome]:
+    """Return the outcome of each job by its number, in order.
+
+    A job whose process died without a word is listed as failed.
+    """
+    folders = [path for path in sweep_dir.iterdir() if path.is_dir() and path.name != ".submitit"]
+    ordered = sorted(folders, key=lambda path: (len(path.name), path.name))
+    silent = Outcome(problems=("the job ended without an outcome; see its log",))
+    return {folder.name: Outcome.read(folder) or silent for folder in ordered}
+
+
+def report(sweep_dir: Path) -> int:
+    """Print the table of a sweep and what failed; return the exit code.
+
+    0: every job ended well; 2: the user can mend every failure; 1: something else failed.
+    """
+    import sys
+
+    from rich.console import Console
+
+    jobs = outcomes(sweep_dir)
+    # A file or a pipe has no width of its own, and a cut number is of no use.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table(jobs, f"sweep {tag(sweep_dir)}"))
+    print(f"saved in {sweep_dir}")
+    failures = {name: outcome for name, outcome in jobs.items() if outcome.problems}
+    if not failures:
+        return 0
+    print(f"{len(failures)} of {len(jobs)} jobs failed:", file=sys.stderr)
+    for name, outcome in failures.items():
+        for problem in outcome.problems:
+            print(f"job {name} ({', '.join(outcome.overrides)}): {problem}", file=sys.stderr)
+    return 2 if all(outcome.by_user for outcome in failures.values()) else 1
+
+
+def table(jobs: dict[str, Outcome], title: str) -> Table:
+    """Return a table with a row for each job: what differs, and its scores."""
+    from rich.table import Table
+
+    metrics = dict.fromkeys(outcome.metric for outcome in jobs.values() if outcome.metric)
+    named = f" {next(iter(metrics))}" if len(metrics) == 1 else ""
+    made = Table(title=title)
+    for heading in ("job", "what differs", f"test{named}, untrained", "trained"):
+        made.add_column(heading, overflow="fold")
+    sets = [set(outcome.overrides) for outcome in jobs.values()]
+    common = set.intersection(*sets) if len(sets) > 1 else set()
+    for name, outcome in jobs.items():
+        differs = ", ".join(line for line in outcome.overrides if line not in common)
+        if outcome.problems:
+            cells = ["failed", ""]
+        else:
+            cells = [str(score) if score else "-" for score in (outcome.untrained, outcome.trained)]
+            if not named and outcome.metric:
+                cells = [f"{outcome.metric} {cell}" for cell in cells]
+        made.add_row(name, differs, *cells)
+    return made

@@ -1,0 +1,401 @@
+"""Runs recorded in MLflow; the only module that imports it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlsplit
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+
+from rag_experiments.contracts import Option, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+LONGEST_PARAMETER = 6000
+"""Characters that MLflow keeps of a parameter."""
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_UI = "http://127.0.0.1:5000"
+_VIEW = "mlflow.sharedViewState."
+
+
+class Recorder:
+    """What a run can record; this one records nothing."""
+
+    url = ""
+    """Address of the run in the MLflow UI."""
+
+    ui_command = ""
+    """Command that starts the UI; empty where it is running elsewhere."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record numbers; `step` makes a point of a curve."""
+
+    def log_text(self, text: str, name: str) -> None:
+        """Record a text as an artifact."""
+
+    def log_environment(self, facts: Mapping[str, Any]) -> None:
+        """Record what a result depends on beside its configuration, as `environment.json`."""
+
+    def log_data(self, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
+        """Record the data set that the run reads: its fingerprint, and rows of each part."""
+
+    def log_predictions(self, rows: Sequence[Mapping[str, Any]], name: str = "predictions") -> None:
+        """Record one row for each example as a table."""
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Record a folder, e.g. the saved model, with all that is in it."""
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Record a matplotlib figure as an image."""
+
+
+class Off(Option):
+    """Records nothing but what a run writes into its own folder."""
+
+    def prepare(self) -> None:
+        """Nothing to do before a run."""
+
+    @contextmanager
+    def start(self, raw: DictConfig, output_dir: Path, **labels: Any) -> Iterator[Recorder]:
+        """Give a recorder that records nothing."""
+        yield Recorder()
+
+    def comparison(self, sweep: str) -> str:
+        """Say how to look at the runs of a sweep."""
+        return "not tracked (tracking=none)"
+
+
+class Mlflow(Option):
+    """Records runs in MLflow: a database file, a database, or a tracking server."""
+
+    uri: str | None = None
+    """Address of the store, e.g. `sqlite:///runs.db` or `http://host:5000`; null: the environment
+    variable MLFLOW_TRACKING_URI, else the file `outputs/mlflow.db`."""
+
+    experiment_name: Annotated[str, Field(min_length=1)] = "rag_experiments"
+    """The runs that are compared with each other share it."""
+
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Tags of your own for each run."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the address, before MLflow is imported."""
+        scheme = urlsplit(self._uri()).scheme.partition("+")[0]
+        if scheme in (*DATABASES, "http", "https", "databricks"):
+            return []
+        source = "uri" if self.uri else "uri (from MLFLOW_TRACKING_URI)"
+        return [
+            f"{source}: {mask(self._uri())!r} is no store for runs; legal: sqlite:///path/file.db, "
+            "another database (postgresql, mysql, mssql), or a server (http, https)"
+        ]
+
+    def prepare(self) -> str:
+        """Create the store and the experiment where they do not exist; return its id.
+
+        Done before the jobs of a sweep start: two processes that create the same database at
+        the same time crash.
+        """
+        from filelock import FileLock
+
+        self._require_answer()
+        database = self._sqlite_file()
+        if database is None:
+            return self._experiment()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            return self._experiment()
+
+    @contextmanager
+    def start(
+        self,
+        raw: DictConfig,
+        output_dir: Path,
+        name: str | None = None,
+        sweep: str | None = None,
+        choices: Mapping[str, str] | None = None,
+    ) -> Iterator[Recorder]:
+        """Record a run until the block is left.
+
+        `raw` is the configuration before its interpolations are resolved; it is recorded as
+        parameters and whole. `sweep` is the tag that runs to be compared share, `choices` the
+        option chosen from each group. The run is marked FAILED where an exception leaves the
+        block, KILLED where the process is interrupted.
+        """
+        experiment = self.prepare()
+        client = self._client()
+        tags = {"output_dir": str(output_dir), **self.tags}
+        if sweep:
+            tags["sweep"] = sweep
+        masked = {key: mask(value) for key, value in tags.items()}
+        run = client.create_run(experiment, tags=masked, run_name=mask(name) if name else None)
+        recorder = _MlflowRecorder(client, run.info.run_id, self._page(experiment), self._command())
+        status = "FAILED"
+        try:
+            recorder.log_config(raw, choices or {})
+            yield recorder
+            status = "FINISHED"
+        except Exception as error:
+            recorder.tag("error", f"{type(error).__name__}: {error}")
+            raise
+        except BaseException as error:  # Ctrl-C, SIGTERM, sys.exit
+            status = "KILLED"
+            recorder.tag("error", f"interrupted by {type(error).__name__}")
+            raise
+        finally:
+            client.set_terminated(run.info.run_id, status)
+
+    def comparison(self, sweep: str) -> str:
+        """Return the command and the address that open the runs of a sweep side by side."""
+        client = self._client()
+        experiment = self.prepare()
+        clause = f"tags.sweep = '{sweep}'"
+        runs = client.search_runs([experiment], clause, order_by=["attributes.start_time"])
+        if not runs:
+            return f"no run of the sweep {sweep} was tracked in {mask(self._uri())}"
+        columns = _columns([run.data.params for run in runs], [run.data.metrics for run in runs])
+        view = {"searchFilter": clause, "selectedColumns": columns, "runListHidden": False}
+        # Undocumented, so a convenience: without it the same page shows its usual columns.
+        client.set_experiment_tag(experiment, f"{_VIEW}{sweep}", json.dumps(view))
+        page = self._page(experiment)
+        chosen = quote(json.dumps([run.info.run_id for run in runs], separators=(",", ":")))
+        number = quote(json.dumps([experiment]))
+        site = page.partition("#")[0]
+        command = self._command()
+        return "\n".join(
+            [
+                *([f"compare the runs with:  {command}"] if command else []),
+                f"  table and charts:     {page}/runs?workflowType=machine_learning"
+                f"&viewStateShareKey={quote(sweep)}",
+                f"  side by side:         {site}#/compare-runs?runs={chosen}&experiments={number}",
+            ]
+        )
+
+    def _uri(self) -> str:
+        default = f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
+        uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+        head, _, path = uri.partition("sqlite:///")
+        if not head and path and not path.startswith(("/", ":")):
+            return f"sqlite:///{Path(path).absolute()}"
+        return uri
+
+    def _sqlite_file(self) -> Path | None:
+        uri = self._uri()
+        return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+    def _client(self) -> MlflowClient:
+        # Nothing is sent anywhere but to the store.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        return MlflowClient(tracking_uri=self._uri())
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client = self._client()
+            found = client.get_experiment_by_name(self.experiment_name)
+            if found is None:
+                return client.create_experiment(self.experiment_name, self._artifacts())
+        except MlflowException as error:
+            reason = mask(" ".join(str(error).split()))[:200]
+            raise UserError(f"tracking.uri: {mask(self._uri())!r}: {reason}") from error
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"tracking.experiment_name: {self.experiment_name!r} was deleted in MLflow; choose "
+                f"another name, or: mlflow experiments restore -x {found.experiment_id}"
+            )
+        return str(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Return where files go: beside a database file, else where the server keeps them."""
+        if not self._uri().startswith(DATABASES):
+            return None
+        database = self._sqlite_file()
+        folder = database.parent if database else Path("outputs").absolute()
+        return (folder / "mlartifacts").as_uri()
+
+    def _require_answer(self) -> None:
+        # MLflow itself tries a silent server again for minutes.
+        address = urlsplit(self._uri())
+        if address.scheme not in ("http", "https"):
+            return
+        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            socket.create_connection((address.hostname or "", port), timeout=10).close()
+        except OSError as error:
+            raise UserError(
+                f"tracking.uri: nothing answers at {mask(self._uri())} ({error}); start the server "
+                "(mlflow server), or leave tracking.uri and MLFLOW_TRACKING_URI empty for a file"
+            ) from error
+
+    def _page(self, experiment: str) -> str:
+        uri = self._uri()
+        site = mask(uri).rstrip("/") if uri.startswith("http") else _UI
+        return f"{site}/#/experiments/{experiment}"
+
+    def _command(self) -> str:
+        if not self._uri().startswith(DATABASES):
+            return ""
+        return f"mlflow ui --backend-store-uri {shlex.quote(mask(self._uri()))}"
+
+
+class _MlflowRecorder(Recorder):
+    def __init__(self, client: MlflowClient, run_id: str, page: str, command: str):
+        self._client = client
+        self.run_id = run_id
+        self.url = f"{page}/runs/{run_id}"
+        self.ui_command = command
+
+    def tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self.run_id, name, mask(value)[:5000])
+
+    def log_config(self, raw: DictConfig, choices: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        parameters: dict[str, str] = {str(k): str(v) for k, v in choices.items()}
+        parameters.update(flatten(raw))
+        entities = [Param(_legal(key), value) for key, value in parameters.items()]
+        for i in range(0, len(entities), 100):
+            self._client.log_batch(self.run_id, params=entities[i : i + 100])
+        self.log_text(mask(OmegaConf.to_yaml(raw, resolve=False)), "config.yaml")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entities = [Metric(_legal(k), float(v), now, step or 0) for k, v in metrics.items()]
+        for i in range(0, len(entities), 1000):
+            self._client.log_batch(self.run_id, metrics=entities[i : i + 1000])
+
+    def log_text(self, text: str, name: str) -> None:
+        self._client.log_text(self.run_id, text, name)
+
+    def log_environment(self, facts: Mapping[str, Any]) -> None:
+        self._client.log_dict(self.run_id, dict(facts), "environment.json")
+        if facts.get("git_commit"):
+            self.tag("mlflow.source.git.commit", str(facts["git_commit"]))
+
+    def log_data(self, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=name, digest=fingerprint[:36], source_type="code", source=json.dumps({"tags": {}})
+        )
+        tags = [InputTag(key, str(value)) for key, value in sizes.items()]
+        tags.append(InputTag("mlflow.data.context", "training and evaluation"))
+        self._client.log_inputs(self.run_id, [DatasetInput(entity, tags)])
+
+    def log_predictions(self, rows: Sequence[Mapping[str, Any]], name: str = "predictions") -> None:
+        columns = dict.fromkeys(key for row in rows for key in row)
+        table = {column: [row.get(column) for row in rows] for column in columns}
+        self._client.log_table(self.run_id, table, f"{name}.json")
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        self._client.log_figure(self.run_id, figure, name)
+
+
+def mask(text: str) -> str:
+    """Return a text with the credentials in its addresses replaced by ***."""
+    text = re.sub(r"(\w[\w+.-]*://)[^/\s'\"]*@", r"\1***@", text)
+    secret = r"([?&][\w-]*(?:password|passwd|pwd|token|secret|key|sig|signature)=)[^&\s'\"]+"
+    return re.sub(secret, r"\1***", text, flags=re.IGNORECASE)
+
+
+def flatten(raw: DictConfig) -> dict[str, str]:
+    """Return the leaves of a configuration as text under dotted keys.
+
+    A plain reference such as `${model.weights}` is shown as what it refers to. What a resolver
+    gives, above all `${oc.env:NAME}`, stays as it is written, so that no value of the
+    environment is recorded. Values longer than MLflow keeps are cut, with a note.
+    """
+    flat: dict[str, str] = {}
+    _flatten(raw, raw, "", flat)
+    return flat
+
+
+def _flatten(root: DictConfig, node: Any, key: str, flat: dict[str, str]) -> None:
+    if isinstance(node, ListConfig) and not any(OmegaConf.is_config(part) for part in _parts(node)):
+        texts = [_as_written(root, node, i) for i in range(len(node))]
+        flat[key] = _cut("[" + ", ".join(texts) + "]")
+        return
+    for name in range(len(node)) if isinstance(node, ListConfig) else node:
+        part = node._get_node(name)
+        place = f"{key}.{name}" if key else str(name)
+        if OmegaConf.is_config(part) and not part._is_none() and not part._is_interpolation():
+            _flatten(root, part, place, flat)
+        else:
+            flat[place] = _cut(_as_written(root, node, name))
+
+
+def _parts(node: ListConfig) -> list[Any]:
+    return [node._get_node(i) for i in range(len(node))]
+
+
+def _as_written(root: DictConfig, parent: Any, name: Any) -> str:
+    for _ in range(20):  # references to references
+        node = parent._get_node(name)
+        value = None if node is None else node._value()
+        found = re.fullmatch(r"\$\{([\w/.\-\[\]]+)\}", value) if isinstance(value, str) else None
+        if found is None or found[1].startswith("."):
+            break
+        place, _, last = found[1].rpartition(".")
+        try:
+            target = OmegaConf.select(root, place) if place else root
+        except OmegaConfBaseException:
+            break
+        if not isinstance(target, DictConfig) or last not in target:
+            break
+        parent, name = target, last
+    node = parent._get_node(name)
+    value = node._value() if node is not None else None
+    if isinstance(value, (dict, list)):
+        value = OmegaConf.to_container(node, resolve=False)
+    return mask(str(value))
+
+
+def _cut(value: str) -> str:
+    if len(value) <= LONGEST_PARAMETER:
+        return value
+    note = f"... [{len(value)} characters; whole in config.yaml]"
+    return value[: LONGEST_PARAMETER - len(note)] + note
+
+
+def _legal(name: str) -> str:
+    """Return a name that MLflow takes: `recall@5` is recorded as `recall_at_5`."""
+    return re.sub(r"[^\w\-. /:]", "_", name.replace("@", "_at_"))[:250]
+
+
+def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[str, float]]):
+    """Return the columns of a comparison: parameters that differ, and scores on the test set."""
+    names = dict.fromkeys(key for run in parameters for key in run)
+    differing = [n for n in names if len({run.get(n) for run in parameters}) > 1]
+    # Chosen options first; the many keys that follow from the choice of a group are left out.
+    chosen = [n for n in differing if "." not in n] or differing
+    nested = [n for n in differing if "." in n and n.partition(".")[0] not in chosen]
+    scores = sorted({key for run in metrics for key in run if key.startswith("test/")})
+    bounds = ("_low", "_high", "/low", "/high")
+    scores = [name for name in scores if not name.endswith(bounds)]
+    return [f"params.`{n}`" for n in (*chosen, *nested)] + [f"metrics.`{n}`" for n in scores[:20]]
