@@ -65,6 +65,13 @@ def test_centered_interval_removes_the_shift_of_resampling():
     assert high < 0.75
     low, high = bootstrap_interval(distinct, 200, seed=1, center=1.0)
     assert low < 1.0 < high
+    # Estimates 0 (19 times) and -1 (once), mean -1/20: moved up by 1/20, their middle 80% is
+    # 1/20 alone, and the center 0 would be outside.
+    indices = np.array([[0]] * 19 + [[1]])
+    low, high = bootstrap_interval(
+        lambda i: -float(i[0]), 1, seed=0, indices=indices, center=0.0, level=0.8
+    )
+    assert (low, high) == pytest.approx((0.0, 0.05))
 
 
 def test_resamples_without_a_value_are_left_out():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_experiments.functional.text import contains_answer, normalize_answer, tokenize
+from rag_experiments.functional.text import contains_answer, list_ngrams, normalize_answer, tokenize
 
 
 def squad(text: str) -> str:
@@ -84,3 +84,9 @@ def test_contains(text, answer, contained):
 def test_a_text_contains_what_stands_in_it_between_spaces(before, answer, after):
     if tokenize(answer):
         assert contains_answer(f"{before} {answer} {after}", answer)
+
+
+def test_ngrams():
+    assert list_ngrams(["a", "b", "c"], 2) == [("a", "b"), ("b", "c")]
+    assert list_ngrams(["a"], 1) == [("a",)]
+    assert list_ngrams(["a"], 2) == []

@@ -71,7 +71,8 @@ def bootstrap_interval(
     should work from sufficient statistics made beforehand. Resamples for which it is not a
     number are left out. With `center` the estimates are moved so that their mean is `center`:
     for statistics that drawing with replacement shifts, such as the share of distinct words
-    (a bias correction by the bootstrap's own bias, Efron & Tibshirani 1993, chapter 10).
+    (a bias correction by the bootstrap's own bias, Efron & Tibshirani 1993, chapter 10). The
+    interval is then widened to hold `center`, where it just misses it.
     """
     if n < 1:
         raise ValueError(f"n is {n}; an interval needs at least one example")
@@ -81,9 +82,10 @@ def bootstrap_interval(
     estimates = estimates[~np.isnan(estimates)]
     if estimates.size == 0:
         return float("nan"), float("nan")
-    if center is not None:
-        estimates = estimates - estimates.mean() + center
-    return percentile_interval(estimates, level)
+    if center is None:
+        return percentile_interval(estimates, level)
+    low, high = percentile_interval(estimates - estimates.mean() + center, level)
+    return min(low, center), max(high, center)
 
 
 def paired_permutation_test(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -60,6 +61,11 @@ def normalize_answer(text: str) -> str:
 def tokenize(text: str) -> list[str]:
     """Return the words of the normalized text: the tokens of word-level metrics."""
     return normalize_answer(text).split()
+
+
+def list_ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Return the runs of n neighboring tokens, in order; none where there are fewer than n."""
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 @lru_cache(maxsize=16384)

@@ -1,0 +1,64 @@
+"""The metrics as `evaluate.Metric`, for use with `evaluate.combine` and without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import evaluate
+
+from rag_experiments.contracts import Prediction
+from rag_experiments.metrics.base import ExampleMetric
+
+
+class _Wrapped(evaluate.Metric):
+    """Hands predictions and references to a metric of this package.
+
+    `compute` returns `{name: value}`.
+    """
+
+    def __init__(self, metric: ExampleMetric, **kwargs: Any):
+        self.metric = metric
+        # In memory: evaluate would else write each batch to a file in its cache.
+        super().__init__(config_name=metric.name, keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        kinds = {"prediction": text}
+        predictions, references = self.metric.inputs
+        features = {"predictions": kinds.get(predictions, [text])}
+        options = [datasets.Features(features)]
+        if references is not None:
+            options = [datasets.Features({**features, "references": [text]})]
+            if references == "answers":  # one accepted answer may be given without a list
+                options.append(datasets.Features({**features, "references": text}))
+        return evaluate.MetricInfo(
+            description=type(self.metric).__doc__ or "",
+            citation="",
+            inputs_description=f"predictions: {predictions}; references: {references}",
+            features=options,
+        )
+
+    def _compute(self, predictions: list, references: list | None = None) -> dict[str, float]:
+        kinds = self.metric.inputs
+        columns = [predictions] if references is None else [predictions, references]
+        rows = zip(*columns, strict=True)
+        examples = [_example(i, kinds, row) for i, row in enumerate(rows)]
+        return {self.metric.name: self.metric.aggregate(examples)}
+
+
+def _example(index: int, kinds: tuple[str, str | None], row: tuple[Any, ...]) -> Prediction:
+    fields: dict[str, Any] = {"prediction": "", "answers": ()}
+    for kind, value in zip(kinds, row, strict=False):
+        assert kind is not None
+        if kind == "prediction":
+            fields[kind] = value
+        else:
+            fields[kind] = (value,) if isinstance(value, str) else tuple(value)
+    return Prediction(id=str(index), question="", **fields)
+
+
+def wrap(metric: ExampleMetric) -> evaluate.Metric:
+    """Return a metric as an `evaluate.Metric` named after its class."""
+    kind = type(type(metric).__name__, (_Wrapped,), {"__doc__": type(metric).__doc__})
+    return kind(metric)
