@@ -6,7 +6,7 @@ checked before anything heavy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -217,6 +217,69 @@ class Retriever(Protocol):
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher: ...
 
     def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a trainer works with."""
+
+    model: Any
+    """The RAG model: a torch module with `collate`, `forward`, `save` and `load_trained`."""
+    examples: Sequence[Example]
+    """Training questions with the passages that were retrieved for them."""
+    retrieve: Retrieve
+    """Retrieval with query vectors as they are now, for trainers of the query encoder."""
+    validate: Callable[[], dict[str, float]] | None
+    """Scores the model as it is now on validation questions; None where there are none."""
+    objective: str
+    """The score to maximise, a key of what `validate` returns."""
+    log: Callable[[dict[str, float], int], None]
+    """Takes training curves: values by name, and the step."""
+    folder: Path
+    """For checkpoints."""
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training went."""
+
+    steps: int
+    best_step: int | None = None
+    """Step of the checkpoint that was kept; None: the last, for want of validation."""
+    best_score: float | None = None
+
+
+class Retrieve(Protocol):
+    """Retrieval with given query vectors."""
+
+    temperature: float
+
+    def examples(
+        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+    ) -> list[Example]:
+        """Questions with their passages; vectors are `[questions, dimension]`."""
+        ...
+
+    def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
+        """Vectors `[passages, dimension]` that the index holds."""
+        ...
+
+
+class Trainer(Protocol):
+    """An option of the group `trainer`."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model changes."""
+        ...
+
+    @property
+    def trains_query_encoder(self) -> bool:
+        """Whether questions must be searched again after training."""
+        ...
+
+    def fit(self, training: Training) -> TrainingResult: ...
 
 
 class Metric(Protocol):

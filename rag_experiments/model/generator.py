@@ -39,7 +39,7 @@ class Generator(Option):
     """Longest prompt in tokens; passages are cut to fit, the question never is."""
     chat: bool = True
     """Write prompts with the tokenizer's chat template, where it has one."""
-    chat_template_options: dict[str, Any] = {}
+    chat_template_options: dict[str, Any] = Field(default_factory=dict)
     """Extra variables for the chat template, e.g. `enable_thinking: false`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""

@@ -1,0 +1,205 @@
+"""The training loop: transformers' Trainer, with our loss, our validation and our checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from rag_experiments.contracts import Example, Question, Training, TrainingResult
+from rag_experiments.trainer.gradient import GradientTrainer
+from rag_experiments.trainer.joint import Joint
+
+log = logging.getLogger(__name__)
+
+
+class Loop(Trainer):
+    """Trains on examples whose passages are fixed."""
+
+    def __init__(self, option: GradientTrainer, training: Training, arguments: TrainingArguments):
+        self.option = option
+        self.training = training
+        super().__init__(
+            model=training.model,
+            args=arguments,
+            train_dataset=cast(Any, self.items()),
+            eval_dataset=[],
+            data_collator=self.collate,
+            callbacks=[Curves(training)],
+        )
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+        if option.early_stopping_patience is not None and training.validate is not None:
+            self.add_callback(EarlyStoppingCallback(option.early_stopping_patience))
+
+    def items(self) -> Sequence[Any]:
+        """What batches are drawn from."""
+        return self.training.examples
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        return self.training.model.collate(examples)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Answer the validation questions and score the answers."""
+        assert self.training.validate is not None
+        scores = {f"eval_{name}": value for name, value in self.training.validate().items()}
+        self.log(scores)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, scores
+        )
+        return scores
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.training.model.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.training.model.load_trained(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self.training.model.load_trained(Path(self.state.best_model_checkpoint))
+
+
+class JointLoop(Loop):
+    """Searches each batch with the query encoder as it is, and trains it through p(z|x)."""
+
+    def items(self) -> Sequence[Any]:
+        return [example.question for example in self.training.examples]
+
+    def collate(self, questions: Sequence[Question]) -> dict[str, Any]:  # type: ignore[override]
+        return {"questions": list(questions)}
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        questions: list[Question] = inputs["questions"]
+        rag, retrieve = self.training.model, self.training.retrieve
+        vectors = rag.query_encoder.forward_texts([q.question for q in questions])
+        examples = retrieve.examples(questions, vectors.detach().float().cpu().numpy())
+        batch = {name: x.to(rag.device) for name, x in rag.collate(examples).items()}
+        # The same prior as the examples have, this time with its gradient.
+        batch["log_prior"] = pad_sequence(
+            [
+                torch.log_softmax(
+                    self.passage_vectors(example, query) @ query / retrieve.temperature, dim=0
+                )
+                for example, query in zip(examples, vectors, strict=True)
+            ],
+            batch_first=True,
+            padding_value=-torch.inf,
+        )
+        output = model(**batch)
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def passage_vectors(self, example: Example, query: Tensor) -> Tensor:
+        """Vectors [n, dimension] of an example's passages."""
+        found = self.training.retrieve.passage_vectors([p.id for p in example.passages])
+        return torch.as_tensor(found, device=query.device, dtype=query.dtype)
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
+        option = cast(Joint, self.option)
+        rag = self.training.model
+        query = [p for p in rag.query_network.parameters() if p.requires_grad]
+        known = {id(p) for p in query}
+        rest = [p for p in rag.parameters() if p.requires_grad and id(p) not in known]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": rest, "lr": option.learning_rate},
+                {"params": query, "lr": option.query_learning_rate},
+            ],
+            weight_decay=option.weight_decay,
+        )
+        return self.optimizer
+
+
+class Curves(TrainerCallback):
+    """Hands the training curves on: `train/...` and `validation/...`."""
+
+    def __init__(self, training: Training):
+        self.training = training
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        values = {}
+        for name, value in (logs or {}).items():
+            if name.startswith("eval_"):
+                values[f"validation/{name.removeprefix('eval_')}"] = float(value)
+            elif name in ("loss", "grad_norm", "learning_rate"):
+                values[f"train/{name}"] = float(value)
+        if values and state.is_world_process_zero:
+            self.training.log(values, state.global_step)
+
+
+def fit(option: GradientTrainer, training: Training, loop: type[Loop]) -> TrainingResult:
+    """Train in place; the model ends with the weights of the best validation objective.
+
+    Checkpoints are written to `training.folder` and removed at the end, when the best one has
+    been taken over.
+    """
+    validated = training.validate is not None and option.eval_strategy != "no"
+    if not validated:
+        log.warning("no validation: the last weights are kept, whatever they score")
+    training.model.train_query_encoder(option.trains_query_encoder)
+    trainer = loop(option, training, _arguments(option, training, validated))
+    trainer.train()
+    state = trainer.state
+    shutil.rmtree(training.folder, ignore_errors=True)
+    if not validated or state.best_metric is None:
+        return TrainingResult(steps=state.global_step)
+    return TrainingResult(
+        steps=state.global_step,
+        best_step=state.best_global_step,
+        best_score=float(state.best_metric),
+    )
+
+
+def _arguments(option: GradientTrainer, training: Training, validated: bool) -> TrainingArguments:
+    runtime = training.runtime
+    strategy = option.eval_strategy if validated else "no"
+    arguments = TrainingArguments(
+        output_dir=str(training.folder),
+        learning_rate=option.learning_rate,
+        num_train_epochs=option.num_train_epochs,
+        max_steps=option.max_steps,
+        per_device_train_batch_size=option.per_device_train_batch_size,
+        gradient_accumulation_steps=option.gradient_accumulation_steps,
+        lr_scheduler_type=option.lr_scheduler_type,
+        warmup_steps=option.warmup_ratio,  # a number below one is a share of the steps
+        weight_decay=option.weight_decay,
+        max_grad_norm=option.max_grad_norm,
+        logging_steps=option.logging_steps,
+        eval_strategy=strategy,
+        eval_steps=option.eval_steps,
+        save_strategy=strategy,
+        save_steps=option.eval_steps or 500,
+        save_total_limit=1,
+        load_best_model_at_end=validated,
+        metric_for_best_model=training.objective if validated else None,
+        greater_is_better=True if validated else None,
+        bf16=runtime.dtype == "bfloat16",
+        fp16=runtime.dtype == "float16",
+        use_cpu=runtime.device == "cpu",
+        dataloader_pin_memory=runtime.device.startswith("cuda"),
+        remove_unused_columns=False,
+        report_to="none",
+        seed=runtime.seed,
+        data_seed=runtime.seed,
+    )
+    # Batches are rows of all passages: they cannot be split over GPUs in one process. Several
+    # GPUs are used with torchrun, one process each.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
