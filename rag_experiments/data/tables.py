@@ -1,0 +1,177 @@
+"""Files of records as tables: JSON lines, CSV and Parquet, with the place of every row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rag_experiments.data.problems import Problems, list_names, quote
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of the files that can be read; `.json` is read as JSON lines too."""
+
+
+class Row(NamedTuple):
+    """A record as it stands in the file."""
+
+    place: str
+    """File and line, e.g. `train.jsonl:12`; of formats without lines the row from 1."""
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records with one source: a file or a split of a Hub data set."""
+
+    name: str
+    rows: Iterable[Row]
+    columns: tuple[str, ...] | None = None
+    """Names that every row has; None where each row has its own (JSON lines)."""
+    text_cells: bool = False
+    """Whether every value is text, so that lists are written as text (CSV)."""
+    readable: bool = True
+    """False where the source could not be read at all; its problem is noted already."""
+
+
+def open_table(path: Path, problems: Problems, delimiter: str = ",") -> Table:
+    """Open a file by its ending; what is wrong with its lines is noted as they are read.
+
+    A byte order mark and Windows line ends are fine. CSV cells stay text.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _open_parquet(path, problems)
+    if suffix in (".csv", ".tsv"):
+        return _open_csv(path, problems, "\t" if suffix == ".tsv" else delimiter)
+    return Table(str(path), _read_json_lines(path, problems))
+
+
+def find_file_problem(path: Path) -> str | None:
+    """What is wrong with a path to a single file, or None; opens nothing."""
+    if path.is_dir():
+        return f"{str(path)!r} is a folder; a file is expected ({', '.join(SUFFIXES)})"
+    if not path.exists():
+        return f"{str(path)!r} does not exist; {_list_neighbors(path)}"
+    if path.suffix.lower() not in SUFFIXES:
+        return f"{str(path)!r} has an ending that is not known; legal: {', '.join(SUFFIXES)}"
+    return None
+
+
+def find_folder_problem(path: Path) -> str | None:
+    """What is wrong with a path to a folder, or None."""
+    if path.is_dir():
+        return None
+    if path.exists():
+        return f"{str(path)!r} is a file; a folder is expected (data=files reads single files)"
+    return f"{str(path)!r} does not exist; {_list_neighbors(path)}"
+
+
+def _list_neighbors(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"neither does its folder {str(path.parent)!r}"
+    names = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
+    return f"in {str(path.parent)!r} {list_names(path.name, names)}"
+
+
+def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            place = f"{path}:{number}"
+            try:
+                # Only the first line can start with a byte order mark.
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                problems.add(place, _describe_bytes(error))
+                continue
+            if not line:
+                continue
+            if number == 1 and line.startswith("["):
+                problems.add(
+                    place, "starts a JSON list; legal: JSON lines, that is one object a line"
+                )
+                return
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                problems.add(place, f"not JSON: {error.msg} at column {error.colno}")
+                continue
+            if not isinstance(record, dict):
+                problems.add(place, f"{quote(record)} is not a JSON object; legal: {{...}}")
+                continue
+            yield Row(place, record)
+
+
+def _describe_bytes(error: UnicodeDecodeError) -> str:
+    byte = error.object[error.start]
+    return f"byte 0x{byte:02x} at position {error.start + 1} is not UTF-8; save the file as UTF-8"
+
+
+def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
+    unreadable = Table(str(path), (), readable=False)
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        problems.add(f"{path}:{line}", _describe_bytes(error))
+        return unreadable
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        problems.add(f"{path}:1", f"not CSV: {error}")
+        return unreadable
+    if header is None:
+        problems.add(str(path), "the file is empty; the first line names the columns")
+        return unreadable
+    header = [name.strip() for name in header]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        problems.add(f"{path}:1", f"columns that occur twice: {', '.join(map(repr, twice))}")
+        return unreadable
+    rows = _read_csv_rows(path, reader, header, problems)
+    return Table(str(path), rows, columns=tuple(header), text_cells=True)
+
+
+def _read_csv_rows(path: Path, reader: Any, header: list[str], problems: Problems) -> Iterator[Row]:
+    while True:
+        place = f"{path}:{reader.line_num + 1}"  # a quoted cell may go over several lines
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            problems.add(place, f"not CSV: {error}; the lines after it were not read")
+            return
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            problems.add(place, f"{len(cells)} cells; legal: {len(header)}, as in the first line")
+            continue
+        yield Row(place, dict(zip(header, cells, strict=True)))
+
+
+def _open_parquet(path: Path, problems: Problems) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        problems.add(str(path), f"not a Parquet file: {str(error).splitlines()[0]}")
+        return Table(str(path), (), readable=False)
+    return Table(str(path), _read_parquet_rows(path, file), tuple(file.schema_arrow.names))
+
+
+def _read_parquet_rows(path: Path, file: Any) -> Iterator[Row]:
+    number = 0
+    for batch in file.iter_batches(batch_size=1024):
+        for values in batch.to_pylist():
+            number += 1
+            yield Row(f"{path}:row {number}", values)
