@@ -1,0 +1,275 @@
+"""What every data option has in common: read, check, split, prepare."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime
+from rag_experiments.data.preparation import Preparation
+from rag_experiments.data.problems import Problems, list_names, number
+from rag_experiments.data.records import (
+    Located,
+    PassageColumns,
+    QuestionColumns,
+    ReadPassages,
+    read_passages,
+    read_questions,
+)
+from rag_experiments.data.splits import SPLITS, assign_splits
+from rag_experiments.data.tables import (
+    SUFFIXES,
+    Table,
+    find_file_problem,
+    find_folder_problem,
+    open_table,
+)
+
+log = logging.getLogger(__name__)
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass
+class Tables:
+    """Where the records of a data option stand."""
+
+    splits: dict[str, Table]
+    """A split that the data does not have is absent."""
+    columns: QuestionColumns = field(default_factory=QuestionColumns)
+    passages: Table | None = None
+    """None: the contexts of the questions are the passages."""
+    passage_columns: PassageColumns = field(default_factory=PassageColumns)
+    ids: dict[str, Collection[str]] = field(default_factory=dict)
+    """Questions that a split is made of, wherever they stand."""
+
+
+class Source(Option):
+    """Base of the data options: reads its tables and hands over prepared data."""
+
+    passages: Any = None
+    """The knowledge source: None for the data's own passages, or a file (JSON lines, CSV,
+    Parquet) or folder with a file `passages`, so that one collection serves several question
+    sets."""
+    passage_columns: PassageColumns = PassageColumns()
+    """Columns of the file that `passages` names."""
+    unknown_passage_ids: Literal["refuse", "drop"] = "refuse"
+    """What happens to gold passages that are not in the knowledge source; dropped ones are
+    counted."""
+    validation_fraction: Fraction = 0.1
+    """Part of the training questions that becomes the validation split where there is none."""
+    test_fraction: Fraction = 0.2
+    """Part of the training questions that becomes the test split where there is none."""
+    preparation: Preparation = Preparation()
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> Source:
+        total = self.validation_fraction + self.test_fraction
+        if total >= 1:
+            raise ValueError(
+                f"validation_fraction + test_fraction: {total:g} leaves nothing to train on; "
+                "legal: less than 1"
+            )
+        return self
+
+    @abstractmethod
+    def open(self, problems: Problems, runtime: Runtime) -> Tables:
+        """Tables of the questions and of the data's own passages."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the paths, found before anything is read."""
+        return find_passages_problems(self.passages)
+
+    def load(self, runtime: Runtime) -> PreparedData:
+        """Read every record, check it and prepare it.
+
+        Raises UserError with every problem of the records (the first 20 in words, the rest
+        counted), each with file, line and field.
+        """
+        problems = Problems()
+        tables = self.open(problems, runtime)
+        if isinstance(self.passages, str):
+            tables.passages = open_passages(Path(self.passages).expanduser(), problems)
+            tables.passage_columns = self.passage_columns
+        passages, splits, notes = self._read(tables, problems)
+        return self.preparation.prepare(passages, splits, notes, runtime)
+
+    def _read(
+        self, tables: Tables, problems: Problems
+    ) -> tuple[list[Passage], dict[str, list[Question]], list[str]]:
+        notes: list[str] = []
+        own_contexts = tables.passages is None
+        read = ReadPassages()
+        if tables.passages is not None:
+            read = read_passages(tables.passages, tables.passage_columns, problems)
+            notes += read.notes
+            if tables.columns.context is not None:
+                notes.append("The contexts of the questions are not used: passages are given.")
+        passages_are_whole = problems.count == 0
+
+        given: dict[str, list[Located]] = {}
+        contexts: list[Passage] = []
+        merged: dict[tuple[str, str], str] = {}
+        for name, table in tables.splits.items():
+            result = read_questions(
+                table, tables.columns, problems, self._separator(), use_contexts=own_contexts
+            )
+            notes += result.notes
+            given[name] = result.questions
+            if own_contexts:
+                for i, of_question in enumerate(result.contexts):
+                    ids = []
+                    for passage in of_question:
+                        content = (passage.title, passage.text)
+                        # A context that several questions share is one passage.
+                        if content not in merged:
+                            merged[content] = passage.id
+                            contexts.append(passage)
+                        ids.append(merged[content])
+                    place, question = given[name][i]
+                    given[name][i] = Located(place, replace(question, passage_ids=tuple(ids)))
+        if own_contexts:
+            read.passages = contexts
+            notes.append(f"{number(len(contexts), 'passage')} made from the questions' contexts.")
+
+        _check_ids_across(given, tables.columns, problems)
+        splits, split_notes = assign_splits(
+            given,
+            {"validation": self.validation_fraction, "test": self.test_fraction},
+            tables.ids,
+            problems,
+        )
+        notes += split_notes
+        if passages_are_whole:
+            if not read.passages and problems.count == 0:
+                name = tables.passages.name if tables.passages else "contexts"
+                problems.add(name, "there is no passage in it")
+            self._check_gold(splits, read, tables.columns, problems, notes)
+        problems.raise_if_any()
+        return (
+            read.passages,
+            {name: [row.question for row in rows] for name, rows in splits.items()},
+            notes,
+        )
+
+    def _separator(self) -> str:
+        return "|"
+
+    def _check_gold(
+        self,
+        splits: dict[str, list[Located]],
+        read: ReadPassages,
+        columns: QuestionColumns,
+        problems: Problems,
+        notes: list[str],
+    ) -> None:
+        known = {passage.id for passage in read.passages}
+        examples = [passage.id for passage in read.passages[:3]]
+        unknown = left_out = 0
+        for name, rows in splits.items():
+            for i, (place, question) in enumerate(rows):
+                ids = tuple(identity for identity in question.passage_ids if identity in known)
+                if len(ids) == len(question.passage_ids):
+                    continue
+                for identity in question.passage_ids:
+                    if identity in known:
+                        continue
+                    if identity in read.left_out:
+                        left_out += 1
+                    elif self.unknown_passage_ids == "drop":
+                        unknown += 1
+                    else:
+                        problems.add(
+                            f"{place}:{columns.passage_ids}",
+                            f"{identity!r} is no id of a passage; {list_names('', examples)}, ... "
+                            "(data.unknown_passage_ids=drop leaves such ids out)",
+                        )
+                splits[name][i] = Located(place, replace(question, passage_ids=ids))
+        if left_out:
+            notes.append(f"{number(left_out, 'gold id')} dropped, of passages that are left out.")
+        if unknown:
+            notes.append(f"{number(unknown, 'gold id')} dropped that no passage has.")
+
+
+def _check_ids_across(
+    given: dict[str, list[Located]], columns: QuestionColumns, problems: Problems
+) -> None:
+    """Note ids that stand in two splits: predictions are joined by id."""
+    places: dict[str, str] = {}
+    for rows in given.values():
+        for place, question in rows:
+            if question.id in places:
+                where = f"{place}:{columns.id or columns.question}"
+                problems.add(where, f"{question.id!r} is also the id of {places[question.id]}")
+            places[question.id] = place
+
+
+def find_passages_problems(passages: Any) -> list[str]:
+    """What is wrong with the path of a knowledge source, before it is read."""
+    if not isinstance(passages, str):
+        return []
+    path = Path(passages).expanduser()
+    if path.is_dir():
+        return [f"passages: {problem}" for problem in _find_stem_problems(path, "passages")]
+    problem = find_file_problem(path)
+    return [f"passages: {problem}"] if problem else []
+
+
+def open_passages(path: Path, problems: Problems) -> Table:
+    """Table of a file of passages, or of the file `passages` in a folder."""
+    return open_table(find_in_folder(path, "passages") or path, problems)
+
+
+def open_folder(path: Path, problems: Problems) -> Tables:
+    """Tables of a folder: passages, train, validation and test, each a file of any format."""
+    splits = {}
+    for name in SPLITS:
+        file = find_in_folder(path, name)
+        if file is not None:
+            splits[name] = open_table(file, problems)
+    passages = find_in_folder(path, "passages")
+    return Tables(splits, passages=open_table(passages, problems) if passages else None)
+
+
+def find_in_folder(path: Path, stem: str) -> Path | None:
+    """File of that name in the folder, whatever its format; None where there is none."""
+    return next((f for s in SUFFIXES if (f := path / f"{stem}{s}").is_file()), None)
+
+
+def find_folder_problems(path: Path, own_passages: bool) -> list[str]:
+    """What is wrong with a folder in the layout, before it is read."""
+    problem = find_folder_problem(path)
+    if problem:
+        return [problem]
+    problems = []
+    if own_passages:
+        problems += _find_stem_problems(path, "passages")
+    found = [name for name in SPLITS if find_in_folder(path, name)]
+    if "train" not in found and "test" not in found:
+        names = sorted(other.name for other in path.iterdir())
+        problems.append(
+            f"{str(path)!r} holds neither train.jsonl nor test.jsonl; "
+            + list_names("train.jsonl", names)
+        )
+    for name in found:
+        problems += _find_stem_problems(path, name)
+    return problems
+
+
+def _find_stem_problems(path: Path, stem: str) -> list[str]:
+    files = [f"{stem}{suffix}" for suffix in SUFFIXES if (path / f"{stem}{suffix}").is_file()]
+    if not files:
+        names = sorted(other.name for other in path.iterdir())
+        return [
+            f"{str(path)!r} holds no {stem}.jsonl (.csv, .parquet); "
+            + list_names(f"{stem}.jsonl", names)
+        ]
+    if len(files) > 1:
+        return [f"{str(path)!r} holds {' and '.join(files)}; legal: one of them"]
+    return []

@@ -1,0 +1,91 @@
+"""The YAML options of the group compose and build, and stay cheap to build."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from rag_experiments.data.source import Source
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+NEEDED = {"folder": ["path=x"], "hub": ["dataset=a/b"]}
+
+
+def make(node):
+    if isinstance(node, dict):
+        fields = {key: make(value) for key, value in node.items() if key != "_target_"}
+        if "_target_" not in node:
+            return fields
+        module, _, name = node["_target_"].rpartition(".")
+        return getattr(import_module(module), name)(**fields)
+    return node
+
+
+def compose(option: str, *overrides: str) -> Source:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = [f"data.{override}" for override in NEEDED.get(option, [])]
+        config = compose(overrides=[f"+data={option}", *given, *overrides])
+    return make(OmegaConf.to_container(config.data, throw_on_missing=True))
+
+
+def test_the_options_of_the_issue_are_there():
+    assert {"bio_qa", "folder", "files", "hub", "bioasq", "pubmedqa"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_builds_with_the_defaults_of_its_class(option):
+    source = compose(option)
+    assert isinstance(source, Source)
+    assert source.preparation == type(source.preparation)()
+    if option in ("bio_qa", "folder", "files", "hub"):
+        # The YAML shows the defaults; it does not have values of its own.
+        needed = {"folder": {"path": "x"}, "hub": {"dataset": "a/b"}}.get(option, {})
+        plain = type(source)(**needed)
+        assert source == plain
+
+
+def test_overrides_reach_nested_parts():
+    source = compose(
+        "files",
+        "data.columns.question=query",
+        "data.preparation.chunk.unit=words",
+        "data.preparation.limit.train=8",
+    )
+    assert source.columns.question == "query"
+    assert source.preparation.chunk.unit == "words"
+    assert source.preparation.limit.train == 8
+
+
+def test_bioasq_and_pubmedqa_name_the_hub_and_take_a_local_copy(tmp_path):
+    for option, dataset in (
+        ("bioasq", "rag-datasets/rag-mini-bioasq"),
+        ("pubmedqa", "qiaojin/PubMedQA"),
+    ):
+        source = compose(option)
+        assert source.problems() == []
+        assert source.dataset == dataset
+        assert source.path is None
+        (line,) = compose(option, f"data.path={tmp_path}/none").problems()
+        assert line.startswith("path: ")
+
+
+def test_building_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from rag_experiments.data import bio_qa, files, folder, hub\n"
+        "hub.Hub(dataset='a/b').problems(); files.Files().problems()\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'mlflow', 'evaluate', 'numpy', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
