@@ -89,3 +89,11 @@ def test_building_imports_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_knowledge_source_is_overridden_on_the_command_line(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "p", "text": "x"}\n')
+    source = compose("bioasq", f"data.passages={tmp_path}/p.jsonl")
+    assert source.passages == f"{tmp_path}/p.jsonl"
+    node = "{_target_: rag_experiments.data.hub.HubPassages, dataset: a/c, split: passages}"
+    assert compose("hub", f"data.passages={node}").passages.split == "passages"
