@@ -16,20 +16,22 @@ from rag_experiments.composition import CONFIG, Composer, Plan
 from rag_experiments.contracts import UserError
 
 log = logging.getLogger("rag_experiments")
+HYDRAS_OWN = ("hydra_help", "info", "shell_completion", "experimental_rerun")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def main() -> None:
     """Run the command line; exit with 2 where the user can mend what failed, else 1 or 0."""
-    arguments = get_args_parser().parse_args()
-    shows = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info
+    parser = get_args_parser()
+    arguments = parser.parse_args()
+    if any(getattr(arguments, name) for name in HYDRAS_OWN):
+        hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(job)()
+        return
     try:
         composer = Composer(arguments.config_dir, arguments.config_name)
-        if shows or arguments.shell_completion or arguments.experimental_rerun:
-            if shows:
-                composer.require_composable(arguments.overrides)
-            hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(job)()
-            sys.exit(0)
+        if arguments.help or arguments.cfg:
+            composer.show(arguments, parser)
+            return
         plan = composer.plan(arguments.overrides, arguments.multirun)
         # A process that is asked to end leaves through its `with` blocks, as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -19,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -61,7 +65,10 @@ class Composer:
                 raise UserError(f"--config-dir: {config_dir!r} is not a folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery("schema", None))
         self.hydra = Hydra.create_main_hydra2("rag_experiments", search_path)
-        self.loader = self.hydra.config_loader
+        loader = self.hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        self.loader = loader
+        self.loader.repository = _Memory(self.loader.repository)
         self.name = config_name or CONFIG
 
     def run(self, task: TaskFunction, plan: Plan) -> None:
@@ -75,17 +82,21 @@ class Composer:
         try:
             master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
             multirun = multirun or master.hydra.mode == RunMode.MULTIRUN
-            overrides.append(f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}")
             if not multirun:
-                return Plan((self._checked(overrides),), None, tuple(overrides))
+                if any(_parse(line).is_sweep_override() for line in overrides):
+                    raise HydraException("several values need -m")
+                return Plan((config.load(_without_hydra(master)),), None, tuple(overrides))
+            overrides.append("hydra.mode=MULTIRUN")
+            master.hydra.mode = RunMode.MULTIRUN
             _set_hydra_config(master)
             sweep_dir = Path(master.hydra.sweep.dir)
             jobs, problems = [], _Collected()
-            for label, job in self._jobs(master):
+            for job in self._jobs(master):
                 try:
                     jobs.append(self._checked(job, master))
+                    problems.add(job, ())
                 except UserError as error:
-                    problems.add(label, error.problems)
+                    problems.add(job, error.problems)
             if problems.lines:
                 raise UserError(problems.lines)
         except _REFUSED as error:
@@ -95,12 +106,21 @@ class Composer:
         overrides.append(f"hydra.sweep.dir='{quoted}'")
         return Plan(tuple(jobs), sweep_dir, tuple(overrides))
 
-    def require_composable(self, overrides: Sequence[str]) -> None:
-        """Raise UserError where Hydra could not even show the configuration."""
+    def show(self, arguments: Namespace, parser: ArgumentParser) -> None:
+        """Print the help or the configuration; raise UserError where it cannot be composed."""
         try:
-            self._compose(overrides, RunMode.RUN)
+            if arguments.help:
+                self.hydra.app_help(self.name, parser, arguments)
+            else:
+                self.hydra.show_cfg(
+                    self.name,
+                    arguments.overrides,
+                    arguments.cfg,
+                    arguments.package,
+                    arguments.resolve,
+                )
         except _REFUSED as error:
-            raise UserError(self.explain(overrides, error, multirun=False)) from error
+            raise UserError(self.explain(arguments.overrides, error, multirun=False)) from error
 
     def explain(self, overrides: Sequence[str], refusal: Exception, multirun: bool) -> list[str]:
         """Return all problems of a command line that Hydra refused.
@@ -127,6 +147,7 @@ class Composer:
                 dropped.append(override.key_or_group.replace("/", "."))
             else:
                 kept.append(mended)
+        problems += self._needless_pluses(kept)
         # Values below an option that is not known cannot be judged.
         kept = [line for line in kept if not _key(line).startswith(tuple(f"{d}." for d in dropped))]
         problems += self._composition_problems(kept)
@@ -152,10 +173,12 @@ class Composer:
     def _problems_of_grid(self, overrides: list[str]) -> list[str]:
         """Return what the check finds; raise what Hydra raises."""
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
+        if master.hydra.mode != RunMode.MULTIRUN:
+            return config.check(_without_hydra(master))
         problems = _Collected()
-        for label, job in self._jobs(master):
+        for job in self._jobs(master):
             composed = self._compose([self._let_through(line) for line in job], RunMode.RUN)
-            problems.add(label, config.check(_without_hydra(composed)))
+            problems.add(job, config.check(_without_hydra(composed)))
         return problems.lines
 
     def _culprit(self, overrides: list[str]) -> tuple[str, str] | None:
@@ -169,30 +192,24 @@ class Composer:
                 return ordered[i], _reason(refusal)
         return None
 
-    def _jobs(self, master: DictConfig) -> Iterator[tuple[str, list[str]]]:
-        """Yield a label and the overrides of each job (for a single run: one job)."""
+    def _jobs(self, master: DictConfig) -> list[list[str]]:
+        """Return the overrides of each job of a sweep."""
         own = list(master.hydra.overrides.hydra)
         task = list(master.hydra.overrides.task)
         sweeper = master.hydra.sweeper
         if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):
             params = OmegaConf.to_container(sweeper.params) if sweeper.get("params") else {}
             assert isinstance(params, dict)
-            swept = master.hydra.mode == RunMode.MULTIRUN
-            lines = [f"{key!s}={value}" for key, value in params.items()] * swept + task
+            lines = [f"{key!s}={value}" for key, value in params.items()] + task
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
             batch = BasicSweeper.split_arguments(parsed, None)[0]
         else:
             batch = [[line for line in task if not _parse(line).is_sweep_override()]]
-        common = set.intersection(*map(set, batch))
-        for number, job in enumerate(batch):
-            differs = ", ".join(line for line in job if line not in common)
-            yield (f"job {number} ({differs})" if differs else ""), own + job
+        return [own + job for job in batch]
 
-    def _checked(self, overrides: list[str], master: DictConfig | None = None) -> config.Run:
+    def _checked(self, overrides: list[str], master: DictConfig) -> config.Run:
         composed = self._compose(overrides, RunMode.RUN)
-        if master is not None and any(
-            composed.hydra[part] != master.hydra[part] for part in ("sweeper", "launcher")
-        ):
+        if any(composed.hydra[part] != master.hydra[part] for part in ("sweeper", "launcher")):
             # Hydra would drop these settings without a word.
             raise UserError(
                 "+experiment: an experiment with a sweep or a launcher of its own cannot be swept "
@@ -216,6 +233,8 @@ class Composer:
     def _asks_for_sweep(self, overrides: Sequence[str]) -> bool:
         """Return whether a chosen experiment or a setting of hydra.mode makes it a sweep."""
         chosen = [line for line in overrides if _key(line) in ("experiment", "hydra.mode")]
+        if not chosen:
+            return False
         try:
             return self._compose(chosen, RunMode.RUN).hydra.mode == RunMode.MULTIRUN
         except _REFUSED:
@@ -234,13 +253,18 @@ class Composer:
         line, key = override.input_line or "", override.key_or_group
         if override.is_sweep_override() and not multirun:
             return None, [f"{line}: several values are a sweep: add -m; a list is written [a,b]"]
+        if not key:
+            return None, [f"{line}: not of the form key=value"]
         if key not in self.groups:
             if "/" not in key:
                 return line, []
             return None, [f"{line}: no group {key!r}{config.nearest(key, self.groups)}"]
         if override.is_add() and key in config.GROUPS and override.package is None:
             return line.lstrip("+"), [f"{line}: {key} has a choice already; write it without the +"]
-        values = _choices(override)
+        try:
+            values = _choices(override)
+        except ValueError as error:
+            return None, [f"{line}: {error}"]
         options = self.loader.get_group_options(key, ObjectType.CONFIG)
         unknown = [value for value in values if value not in options]
         problems = [
@@ -256,6 +280,24 @@ class Composer:
             return None, problems
         return f"{override.get_key_element()}={','.join(n[0] for n in near)}", problems
 
+    def _needless_pluses(self, overrides: list[str]) -> list[str]:
+        """Return the overrides that add a key which is there already."""
+        adds = [line for line in overrides if line.startswith("+") and not line.startswith("++")]
+        adds = [line for line in adds if _key(line) not in self.groups]
+        if not adds:
+            return []
+        try:
+            base = self._compose(
+                [line for line in overrides if _key(line) in self.groups], RunMode.RUN
+            )
+        except _REFUSED:
+            return []  # said of the groups themselves
+        return [
+            f"{line}: the key is there already; write it without the +"
+            for line in adds
+            if OmegaConf.select(base, _key(line), throw_on_missing=False) is not None
+        ]
+
     def _not_an_override(self, line: str, error: Exception) -> str:
         experiments = self.loader.get_group_options("experiment", ObjectType.CONFIG)
         if line in experiments:
@@ -263,24 +305,53 @@ class Composer:
         return f"{line}: not of the form key=value ({_reason(error)})"
 
 
+class _Memory(ConfigRepository):
+    """Reads each file once, however many jobs and corrections are composed from it."""
+
+    def __init__(self, origin: ConfigRepository):
+        self.__dict__.update(origin.__dict__)
+        self._read: dict[tuple[str, ...], ConfigResult | None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Memory:
+        # Hydra copies the repository, because hydra.searchpath may change its sources.
+        twin = copy.copy(self)
+        twin.sources = copy.copy(self.sources)
+        return twin
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        key = (config_path, *(source.path for source in self.sources))
+        if key not in self._read:
+            self._read[key] = super().load_config(config_path)
+        return copy.deepcopy(self._read[key])  # what is composed is merged in place
+
+
 class _Collected:
-    """Problems of the jobs of a grid; what all jobs share is said once."""
+    """Problems of the jobs of a grid; each is said once, with the jobs that have it."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, list[str]] = {}
-        self._count = 0
+        self._jobs: list[list[str]] = []
+        self._found: dict[str, list[int]] = {}
 
-    def add(self, label: str, problems: Iterable[str]) -> None:
-        self._count += 1
+    def add(self, overrides: Iterable[str], problems: Iterable[str]) -> None:
+        """Note what is wrong with the next job."""
         for problem in problems:
-            self._jobs.setdefault(problem, []).append(label)
+            self._found.setdefault(problem, []).append(len(self._jobs))
+        self._jobs.append([line.lstrip("+") for line in overrides])
 
     @property
     def lines(self) -> list[str]:
         return [
-            problem if len(labels) == self._count else f"{problem} [{'; '.join(labels)}]"
-            for problem, labels in self._jobs.items()
+            problem if len(having) == len(self._jobs) else f"{problem} [{self._label(having)}]"
+            for problem, having in self._found.items()
         ]
+
+    def _label(self, having: list[int]) -> str:
+        """Return the numbers of jobs, and what they alone have in common."""
+        everywhere = set.intersection(*map(set, self._jobs))
+        shared = set.intersection(*(set(self._jobs[number]) for number in having)) - everywhere
+        ordered = ", ".join(line for line in self._jobs[having[0]] if line in shared)
+        numbers = ", ".join(map(str, having))
+        return f"job{'s' if len(having) > 1 else ''} {numbers}{': ' if ordered else ''}{ordered}"
 
 
 def _parse(line: str) -> Override:
@@ -298,8 +369,10 @@ def _choices(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     value = override.value()
-    if value is None or isinstance(value, dict):
+    if isinstance(value, dict):
         return []
+    if value is None:
+        raise ValueError("a group is left out with ~group; choose one of its options")
     return [str(part) for part in (value if isinstance(value, list) else [value])]
 
 

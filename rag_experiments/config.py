@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import Field, SkipValidation, ValidationError
+from pydantic import Field, SkipValidation, ValidationError, field_validator
 
 from rag_experiments import contracts
 from rag_experiments.contracts import Option, UserError
@@ -46,7 +46,7 @@ class Run(Option):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     """Of every random choice."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")] = "auto"
+    device: str = "auto"
     """A torch device; auto: the first GPU, else the CPU."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -54,6 +54,13 @@ class Run(Option):
 
     cache_dir: Path = Path("outputs/cache")
     """Folder for weights and for results that later runs use again."""
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
+            raise ValueError(f"{value!r} must be auto, cpu, mps, cuda, cuda:<number> or xpu")
+        return value
 
 
 GROUPS = ("task", "data", "model", "retriever", "trainer", "metrics", "tracking")
@@ -252,8 +259,6 @@ def _describe(
     for e in error.errors(include_url=False):
         path = _navigable(values, e["loc"])
         value = e["input"]
-        if value is _BROKEN or any(part is _BROKEN for part in _leaves(value)):
-            continue
         if e["type"] == "extra_forbidden":
             name = str(e["loc"][-1])
             legal = [n for n in kind.model_fields if n not in values] or list(kind.model_fields)
@@ -266,6 +271,8 @@ def _describe(
             field = kind.model_fields.get(str(e["loc"][-1]))
             what = f" ({_one_line(field.description)})" if field and field.description else ""
             lines.setdefault(place, []).append(f"a value is missing{what}; give {place}=...")
+            continue
+        if any(part is _BROKEN for part in _leaves(value)):
             continue
         message = _message(e)
         if e["type"] in ("value_error", "assertion_error"):
