@@ -14,6 +14,7 @@ class Concat(Rag):
     """p(y|x) = prod_t p(y_t|x, z_1..z_n, y_<t)."""
 
     one_prompt: ClassVar[bool] = True
+    marginalizes: ClassVar[bool] = False
 
     def _network(self) -> type[RagModel]:
         from rag_experiments.model.rag_model import ConcatModel

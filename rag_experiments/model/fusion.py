@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import model_validator
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class Fusion(Rag):
     """The decoder attends to the encoder's states of all passages at once."""
+
+    marginalizes: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _check(self) -> Fusion:

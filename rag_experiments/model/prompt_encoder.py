@@ -71,9 +71,7 @@ class PromptEncoder:
 
     def decode(self, ids: Tensor) -> list[str]:
         """Texts of answer ids [r, t]."""
-        return [
-            text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        ]
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def problems(self, questions: Sequence[Question], passages: int) -> list[str]:
         """Questions that would not fit beside the given number of passages of one prompt."""

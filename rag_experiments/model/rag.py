@@ -49,6 +49,8 @@ class Rag(Option):
 
     one_prompt: ClassVar[bool] = False
     """Whether all passages stand in one prompt; else each passage has a prompt of its own."""
+    marginalizes: ClassVar[bool] = True
+    """Whether p(y|x) is a sum over passages, weighted by p(z|x)."""
 
     generator: Generator
     """The language model that writes answers."""

@@ -1,0 +1,49 @@
+"""Ask a saved run: python -m rag_experiments.ask RUN "question"."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from rag_experiments.contracts import Prediction, UserError
+
+
+def main() -> None:
+    """Print the answers of a saved run to questions, each with its passages."""
+    parser = argparse.ArgumentParser(prog="python -m rag_experiments.ask", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run, as it printed it")
+    parser.add_argument("question", nargs="+", help="one or several questions, each in quotes")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
+    parser.add_argument("--cache-dir", type=Path, help="folder of the weights (default: the run's)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        from rag_experiments.pipeline import RagPipeline
+
+        pipeline = RagPipeline.load(
+            arguments.run, device=arguments.device, cache_dir=arguments.cache_dir
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    for question in arguments.question:
+        print(describe(pipeline.ask(question)))
+
+
+def describe(prediction: Prediction) -> str:
+    """An answer and the passages behind it, with p(z|x) and, where defined, p(z|x,y)."""
+    lines = [prediction.prediction or "(no answer)"]
+    for i, (passage_id, text) in enumerate(
+        zip(prediction.passage_ids, prediction.passages, strict=True)
+    ):
+        weights = f"p(z|x) {prediction.prior[i]:.2f}"
+        if prediction.posterior:
+            weights += f", p(z|x,y) {prediction.posterior[i]:.2f}"
+        lines.append(f"  [{passage_id}] {weights}\n    {text}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

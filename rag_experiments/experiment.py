@@ -1,0 +1,288 @@
+"""One run, its stages in order: data, retrieval, the untrained model, training, evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import transformers
+from omegaconf import DictConfig
+
+from rag_experiments import reproducibility, sweep
+from rag_experiments.config import Run
+from rag_experiments.contracts import Prediction, PreparedData, Runtime, Training, UserError
+from rag_experiments.data.fingerprint import fingerprint
+from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
+from rag_experiments.pipeline import RagPipeline, mean_entropy
+from rag_experiments.summary import print_summary
+from rag_experiments.tracking import Recorder
+
+log = logging.getLogger(__name__)
+
+GOLD_NOTES = {
+    "annotated": "",
+    "answer_match": "gold passages are not annotated: those that contain an accepted answer "
+    "stand in, in every figure of retrieval",
+    "none": "no gold passages are known: figures of retrieval are not defined",
+}
+
+
+def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
+    """Carry out a run and return its objective on the test questions.
+
+    `raw` is the configuration that `config` was built from; everything that the run leaves is
+    written to `output_dir` and to tracking. Raises UserError, before any weights are loaded,
+    with all that is wrong with the data.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    job = sweep.current_job()
+    device = reproducibility.resolve_device(config.device)
+    runtime = Runtime(
+        cache_dir=config.cache_dir,
+        device=device,
+        dtype=reproducibility.resolve_dtype(config.precision, device),
+        seed=config.seed,
+    )
+    with config.tracking.start(raw, output_dir, name=job.name, sweep=job.sweep) as recorder:
+        recorder.log_environment(
+            {
+                **reproducibility.versions(),
+                **reproducibility.hardware(),
+                "dtype": runtime.dtype,
+                "git_commit": reproducibility.git_commit(),
+            }
+        )
+        return _run(config, raw, output_dir, runtime, recorder, job)
+
+
+def _run(
+    config: Run,
+    raw: DictConfig,
+    output_dir: Path,
+    runtime: Runtime,
+    recorder: Recorder,
+    job: sweep.Job,
+) -> float:
+    timer = Timer()
+    with timer.stage("data"):
+        data = config.data.load(runtime)
+        check_data(config, data, runtime)
+        sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+        sizes["passages"] = len(data.passages)
+        log.info("data: %s", ", ".join(f"{count} {name}" for name, count in sizes.items()))
+        recorder.log_data(type(config.data).__name__, fingerprint(data), sizes)
+
+    with timer.stage("retrieval"):
+        reproducibility.seed_everything(config.seed)
+        searcher = config.retriever.build(data.passages, runtime)
+        model = config.model.load(
+            config.task, runtime, encode_queries=config.retriever.uses_query_vectors
+        )
+        pipeline = RagPipeline(config.task, config.retriever, model, searcher, data.passages)
+        if data.validation:
+            pipeline.fit_temperature(data.validation)
+        test_hits = pipeline.search(data.test)
+
+    evaluations: dict[str, Evaluation] = {}
+    metrics = list(config.metrics.values())
+
+    def evaluate(stage: str, predictions: list[Prediction]) -> None:
+        evaluations[stage] = evaluate_predictions(metrics, predictions, config.seed)
+        write_predictions(output_dir / f"predictions_{stage}.jsonl", predictions)
+        recorder.log_predictions(
+            table_rows(predictions, evaluations[stage]), f"predictions_{stage}"
+        )
+
+    with timer.stage("untrained"):
+        predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
+        evaluate("untrained", predictions)
+
+    if config.trainer.trains:
+        with timer.stage("training"):
+            train(config, data, pipeline, runtime, recorder, output_dir)
+        with timer.stage("test"):
+            if config.trainer.trains_query_encoder:
+                test_hits = pipeline.search(data.test)
+            predictions = pipeline.predict(data.test, test_hits, progress="trained model, test")
+            evaluate("trained", predictions)
+
+    with timer.stage("saving"):
+        saved = output_dir / "model"
+        pipeline.save(saved, raw)
+        recorder.log_folder(saved, "model")
+
+    final = "trained" if config.trainer.trains else "untrained"
+    for stage, evaluation in evaluations.items():
+        # The last model's figures share one name in all runs, trained or not: they compare.
+        recorder.log_metrics(flatten(evaluation, "test" if stage == final else stage))
+    recorder.log_metrics(
+        {
+            "retrieval/temperature": pipeline.temperature,
+            "retrieval/prior_entropy": mean_entropy(predictions),
+            "truncated_prompts": float(model.prompts.cut),
+            "memory/peak_mib": reproducibility.peak_memory(),
+            **{f"seconds/{stage}": seconds for stage, seconds in timer.seconds.items()},
+        }
+    )
+    if model.prompts.cut:
+        log.info("%d prompts had their passages cut to fit", model.prompts.cut)
+    write_metrics(output_dir / "metrics.json", evaluations, timer)
+    print_summary(evaluations, predictions, GOLD_NOTES[data.gold])
+    print(f"\nsaved in {output_dir}")
+    print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
+    if recorder.url:
+        if recorder.ui_command:
+            print(f"look at the run with:  {recorder.ui_command}")
+        print(f"  {recorder.url}")
+    log.info("time: %s", timer)
+
+    def score(stage: str) -> sweep.Score | None:
+        if stage not in evaluations:
+            return None
+        estimate = evaluations[stage].estimates[config.task.objective]
+        return sweep.Score(estimate.value, estimate.low, estimate.high)
+
+    sweep.Outcome(
+        config.task.objective, score("untrained"), score("trained"), overrides=job.overrides
+    ).write(output_dir)
+    return evaluations[final].estimates[config.task.objective].value
+
+
+def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
+    """Check what can only be known once the data is read; raise UserError with all of it."""
+    problems: list[str] = []
+    if not data.test:
+        problems.append("data: the test split is empty; a run ends with its test")
+    if config.trainer.trains and not data.train:
+        problems.append(
+            "data: the train split is empty; give training questions, or use trainer=frozen"
+        )
+    validates = getattr(config.trainer, "eval_strategy", "no") != "no"
+    if validates and not data.validation:
+        problems.append(
+            "data: the validation split is empty, but the best checkpoint is chosen on it; give "
+            "validation questions, or trainer.eval_strategy=no"
+        )
+    questions = (*data.train, *data.validation, *data.test)
+    problems += config.task.data_problems(questions)
+    problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
+    if type(config.retriever).__name__ == "Gold" and data.gold == "none":
+        problems.append(
+            "retriever: gold needs questions with passage_ids, and none has them or an answer "
+            "that stands in a passage"
+        )
+    if not problems:
+        problems = config.model.question_problems(
+            questions, config.task, config.retriever.top_k, runtime
+        )
+    if problems:
+        raise UserError(problems)
+
+
+def train(
+    config: Run,
+    data: PreparedData,
+    pipeline: RagPipeline,
+    runtime: Runtime,
+    recorder: Recorder,
+    output_dir: Path,
+) -> None:
+    """Train the pipeline's model in place."""
+    again = config.trainer.trains_query_encoder
+    validation_hits = None if again else pipeline.search(data.validation)
+
+    def validate() -> dict[str, float]:
+        predictions = pipeline.predict(data.validation, validation_hits, progress="validation")
+        return {metric.name: metric.aggregate(predictions) for metric in config.metrics.values()}
+
+    result = config.trainer.fit(
+        Training(
+            model=pipeline.model,
+            examples=pipeline.examples(data.train),
+            retrieve=pipeline,
+            validate=validate if data.validation else None,
+            objective=config.task.objective,
+            log=recorder.log_metrics,
+            folder=output_dir / "checkpoints",
+            runtime=runtime,
+        )
+    )
+    recorder.log_metrics({"train/steps": float(result.steps)})
+    if result.best_score is not None and result.best_step is not None:
+        log.info(
+            "kept the checkpoint of step %d of %d: validation %s %.3f",
+            result.best_step,
+            result.steps,
+            config.task.objective,
+            result.best_score,
+        )
+        recorder.log_metrics({"train/best_step": float(result.best_step)})
+
+
+class Timer:
+    """Seconds that each stage of a run took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def __str__(self) -> str:
+        stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return f"{sum(self.seconds.values()):.0f} s ({stages})"
+
+
+def flatten(evaluation: Evaluation, prefix: str) -> dict[str, float]:
+    """Estimates as metrics of the tracking store: value, and the ends of its interval."""
+    flat: dict[str, float] = {}
+    for name, estimate in evaluation.estimates.items():
+        if estimate.n:
+            flat[f"{prefix}/{name}"] = estimate.value
+            flat[f"{prefix}/{name}_low"] = estimate.low
+            flat[f"{prefix}/{name}_high"] = estimate.high
+    return flat
+
+
+def table_rows(predictions: Sequence[Prediction], evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row for each prediction: what was asked, retrieved and answered, and its scores."""
+    return [
+        {
+            **asdict(prediction),
+            **{name: scores[prediction.id] for name, scores in evaluation.scores.items()},
+        }
+        for prediction in predictions
+    ]
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write one JSON line for each prediction."""
+    with path.open("w", encoding="utf-8") as file:
+        for prediction in predictions:
+            file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+
+
+def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer) -> None:
+    """Write all estimates, their intervals and the stages' seconds as JSON."""
+
+    def numbers(estimate: Estimate) -> dict[str, float | None]:
+        return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
+
+    content = {
+        **{
+            stage: {name: numbers(value) for name, value in evaluation.estimates.items()}
+            for stage, evaluation in evaluations.items()
+        },
+        "seconds": timer.seconds,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+

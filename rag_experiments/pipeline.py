@@ -1,0 +1,255 @@
+"""A RAG model with its knowledge source: retrieves, answers, and is saved as one folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+from omegaconf import DictConfig, OmegaConf
+
+from rag_experiments import config
+from rag_experiments.contracts import (
+    Example,
+    Hit,
+    Passage,
+    Prediction,
+    Question,
+    Retriever,
+    Runtime,
+    Searcher,
+    Task,
+    UserError,
+)
+from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
+from rag_experiments.reproducibility import resolve_device, resolve_dtype, versions
+
+if TYPE_CHECKING:
+    from rag_experiments.model.rag_model import RagModel
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the folder that `RagPipeline.save` writes."""
+
+
+class RagPipeline:
+    """Questions in, answers with their passages out.
+
+    `temperature` is that of p(z|x) = softmax(scores / temperature).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        retriever: Retriever,
+        model: RagModel,
+        searcher: Searcher,
+        passages: Dataset,
+        temperature: float = 1.0,
+    ):
+        self.task = task
+        self.retriever = retriever
+        self.model = model
+        self.searcher = searcher
+        self.passages = passages
+        self.temperature = retriever.temperature or temperature
+        self._rows = {passage_id: row for row, passage_id in enumerate(passages["id"])}
+
+    # -- retrieval -----------------------------------------------------------------------
+
+    def search(
+        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+    ) -> list[list[Hit]]:
+        """Hits of each question, best first; vectors are `[questions, dimension]`."""
+        if query_vectors is None and self.retriever.uses_query_vectors:
+            assert self.model.query_encoder is not None
+            query_vectors = self.model.query_encoder.encode([q.question for q in questions])
+        return self.searcher.search(questions, self.retriever.top_k, query_vectors)
+
+    def fit_temperature(self, questions: Sequence[Question]) -> None:
+        """Fit the temperature of p(z|x) to gold passages, unless the configuration sets it."""
+        if self.retriever.temperature is not None:
+            log.info("temperature of p(z|x): %g, as configured", self.temperature)
+            return
+        hits = self.search(questions)
+        scores = [[hit.score for hit in found] for found in hits]
+        relevant = [
+            [hit.passage_id in question.passage_ids for hit in found]
+            for question, found in zip(questions, hits, strict=True)
+        ]
+        fitted = fit_temperature(scores, relevant)
+        if fitted is not None:
+            self.temperature = fitted
+            log.info("temperature of p(z|x): %.4g, fitted on %d questions", fitted, len(questions))
+            return
+        spreads = [float(np.std(values)) for values in scores if len(values) > 1]
+        self.temperature = (float(np.mean(spreads)) if spreads else 0.0) or 1.0
+        log.info(
+            "temperature of p(z|x): %.4g, the spread of the scores; no question tells hits "
+            "that are gold from others, so none could be fitted",
+            self.temperature,
+        )
+
+    def examples(
+        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+    ) -> list[Example]:
+        """Questions with the passages that are retrieved for them and their log p(z|x)."""
+        return self.read_hits(questions, self.search(questions, query_vectors))
+
+    def read_hits(
+        self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]
+    ) -> list[Example]:
+        """Questions with the passages of hits that were found before."""
+        return [
+            Example(
+                question,
+                tuple(self.passage(hit.passage_id) for hit in found),
+                tuple(softmax_log_prior([hit.score for hit in found], self.temperature).tolist()),
+            )
+            for question, found in zip(questions, hits, strict=True)
+        ]
+
+    def passage(self, passage_id: str) -> Passage:
+        row = self.passages[self._rows[passage_id]]
+        return Passage(row["id"], row["title"], row["text"])
+
+    def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
+        """Vectors `[passages, dimension]` of the index, for retrievers that search by vector."""
+        vectors: Any = getattr(self.searcher, "vectors", None)
+        if vectors is None:
+            raise TypeError(f"{type(self.searcher).__name__} holds no vectors")
+        return vectors(passage_ids)
+
+    # -- answers -------------------------------------------------------------------------
+
+    def ask(self, question: str) -> Prediction:
+        """Answer one question."""
+        return self.predict([Question("question", question)])[0]
+
+    def predict(
+        self,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]] | None = None,
+        progress: str | None = None,
+    ) -> list[Prediction]:
+        """Answer questions, from hits that were found before or from new ones.
+
+        `progress` names the bar (None: no bar).
+        """
+        hits = self.search(questions) if hits is None else hits
+        examples = self.read_hits(questions, hits)
+        answers = self.model.answer(examples, progress=progress)
+        return [
+            Prediction(
+                id=question.id,
+                question=question.question,
+                prediction=self.task.parse(answer.text),
+                answers=question.answers,
+                group=question.group,
+                passage_ids=tuple(hit.passage_id for hit in found),
+                passages=tuple(
+                    f"{p.title}: {p.text}" if p.title else p.text for p in example.passages
+                ),
+                retrieval_scores=tuple(hit.score for hit in found),
+                prior=tuple(math.exp(value) for value in example.log_prior),
+                posterior=answer.posterior,
+                gold_passage_ids=question.passage_ids,
+                label_scores=answer.label_scores,
+            )
+            for question, found, example, answer in zip(
+                questions, hits, examples, answers, strict=True
+            )
+        ]
+
+    # -- saving --------------------------------------------------------------------------
+
+    def save(self, folder: Path, raw: DictConfig) -> None:
+        """Write what answers questions: trained weights (adapters alone, where there are some),
+        tokenizers, index, passages and the configuration.
+
+        Nothing in the folder refers to another place of this machine, except where the
+        configuration itself does.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save(folder)
+        self.searcher.save(folder / "index")
+        self.passages.to_parquet(folder / "passages.parquet")
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(raw, resolve=False), "utf-8")
+        facts = {
+            "format": FORMAT,
+            "temperature": self.temperature,
+            "passages": len(self.passages),
+            "versions": versions(),
+        }
+        (folder / "pipeline.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        cache_dir: Path | None = None,
+    ) -> RagPipeline:
+        """Load what `save` wrote: a run's folder, or its `model` folder.
+
+        Base weights that are not in the folder are taken from the cache or fetched again.
+        Raises UserError where something is missing or does not fit together.
+        """
+        folder = Path(folder)
+        if (folder / "model").is_dir() and not (folder / "pipeline.json").is_file():
+            folder = folder / "model"
+        raw, facts = _read(folder)
+        task, model, retriever = (
+            config.build(raw[group], group) for group in ("task", "model", "retriever")
+        )
+        device = resolve_device(device)
+        runtime = Runtime(
+            cache_dir=cache_dir or Path(raw.cache_dir),
+            device=device,
+            dtype=resolve_dtype(precision, device),
+            seed=raw.seed,
+        )
+        passages = Dataset.from_parquet(str(folder / "passages.parquet"))
+        if len(passages) != facts["passages"]:
+            raise UserError(
+                f"{folder / 'passages.parquet'}: holds {len(passages)} passages, but the run was "
+                f"saved with {facts['passages']}; copy the folder again"
+            )
+        searcher = retriever.load(folder / "index", passages, runtime)
+        network = model.load(
+            task, runtime, encode_queries=retriever.uses_query_vectors, folder=folder
+        )
+        return cls(task, retriever, network, searcher, passages, facts["temperature"])
+
+
+def mean_entropy(predictions: Sequence[Prediction]) -> float:
+    """Mean entropy of p(z|x) in nats over the questions that have passages."""
+    values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
+    return float(np.mean(values)) if values else 0.0
+
+
+def _read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+    needed = ["pipeline.json", "config.yaml", "passages.parquet", "generator", "index"]
+    missing = [name for name in needed if not (folder / name).exists()]
+    if missing:
+        raise UserError(
+            f"{str(folder)!r} is no saved run: {', '.join(missing)} missing; give the folder that "
+            "a run printed as 'saved in'"
+        )
+    facts = json.loads((folder / "pipeline.json").read_text("utf-8"))
+    if facts["format"] != FORMAT:
+        raise UserError(
+            f"{folder / 'pipeline.json'}: format {facts['format']}, but this version reads "
+            f"{FORMAT}; load it with the version that saved it: {facts['versions']}"
+        )
+    raw = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(raw, DictConfig)
+    return raw, facts

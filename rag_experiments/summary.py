@@ -1,0 +1,63 @@
+"""What a run says at its end: the metrics with and without training, and some answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rag_experiments.contracts import Prediction
+
+if TYPE_CHECKING:
+    from rag_experiments.metrics.evaluation import Estimate, Evaluation
+
+EXAMPLES = 5
+
+
+def print_summary(
+    evaluations: Mapping[str, Evaluation], predictions: Sequence[Prediction], note: str = ""
+) -> None:
+    """Print a table with a column for each evaluation, and example answers of the last one."""
+    # A file or a pipe has no width of its own, and a cut number is of no use.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(title="test metrics [95% interval]", title_justify="left", caption=note or None)
+    table.add_column("metric")
+    for column in evaluations:
+        table.add_column(column, justify="right")
+    table.add_column("n", justify="right")
+    last = list(evaluations.values())[-1]
+    for name, estimate in last.estimates.items():
+        cells = [_show(evaluation.estimates[name]) for evaluation in evaluations.values()]
+        table.add_row(name, *cells, str(estimate.n))
+    console.print(table)
+    console.print("[bold]five answers[/bold]" if len(predictions) >= EXAMPLES else "answers")
+    step = max(1, len(predictions) // EXAMPLES)
+    for prediction in predictions[::step][:EXAMPLES]:
+        console.print(f"\n[bold]{escape(prediction.question)}[/bold]")
+        expected = " | ".join(prediction.answers)
+        console.print(
+            f"  answer:   {escape(prediction.prediction) or '(empty)'}   "
+            f"[dim]expected: {escape(expected)}[/dim]"
+        )
+        for i, text in enumerate(prediction.passages):
+            gold = "*" if prediction.passage_ids[i] in prediction.gold_passage_ids else " "
+            weight = f"{prediction.prior[i]:.2f}"
+            if prediction.posterior:
+                weight += f" > {prediction.posterior[i]:.2f}"
+            console.print(f"  {gold} {weight}  {escape(_shorten(text))}", style="dim")
+    if any(prediction.passages for prediction in predictions):
+        console.print("\n  * gold passage;  p(z|x) > p(z|x,y) where the model has it", style="dim")
+
+
+def _show(estimate: Estimate) -> str:
+    if estimate.n == 0:
+        return "-"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _shorten(text: str, length: int = 90) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
