@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,15 @@ from omegaconf import DictConfig
 
 from rag_experiments import reproducibility, sweep
 from rag_experiments.config import Run
-from rag_experiments.contracts import Prediction, PreparedData, Runtime, Training, UserError
+from rag_experiments.contracts import (
+    Hit,
+    Prediction,
+    PreparedData,
+    Question,
+    Runtime,
+    Training,
+    UserError,
+)
 from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
@@ -112,6 +122,14 @@ def _run(
             predictions = pipeline.predict(data.test, test_hits, progress="trained model, test")
             evaluate("trained", predictions)
 
+    elif data.validation:
+        # What training would have followed, so that settings without training, above all
+        # prompts, are chosen on validation questions too.
+        with timer.stage("validation"):
+            recorder.log_metrics(
+                {f"validation/{k}": v for k, v in score(config, pipeline, data.validation).items()}
+            )
+
     with timer.stage("saving"):
         saved = output_dir / "model"
         pipeline.save(saved, raw)
@@ -142,14 +160,14 @@ def _run(
         print(f"  {recorder.url}")
     log.info("time: %s", timer)
 
-    def score(stage: str) -> sweep.Score | None:
+    def outcome(stage: str) -> sweep.Score | None:
         if stage not in evaluations:
             return None
         estimate = evaluations[stage].estimates[config.task.objective]
         return sweep.Score(estimate.value, estimate.low, estimate.high)
 
     sweep.Outcome(
-        config.task.objective, score("untrained"), score("trained"), overrides=job.overrides
+        config.task.objective, outcome("untrained"), outcome("trained"), overrides=job.overrides
     ).write(output_dir)
     return evaluations[final].estimates[config.task.objective].value
 
@@ -197,16 +215,14 @@ def train(
     again = config.trainer.trains_query_encoder
     validation_hits = None if again else pipeline.search(data.validation)
 
-    def validate() -> dict[str, float]:
-        predictions = pipeline.predict(data.validation, validation_hits, progress="validation")
-        return {metric.name: metric.aggregate(predictions) for metric in config.metrics.values()}
-
     result = config.trainer.fit(
         Training(
             model=pipeline.model,
             examples=pipeline.examples(data.train),
             retrieve=pipeline,
-            validate=validate if data.validation else None,
+            validate=partial(score, config, pipeline, data.validation, validation_hits)
+            if data.validation
+            else None,
             objective=config.task.objective,
             log=recorder.log_metrics,
             folder=output_dir / "checkpoints",
@@ -223,6 +239,18 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
+
+
+def score(
+    config: Run,
+    pipeline: RagPipeline,
+    questions: Sequence[Question],
+    hits: Sequence[Sequence[Hit]] | None = None,
+) -> dict[str, float]:
+    """Every metric of the model as it is, on questions whose hits may have been found before."""
+    predictions = pipeline.predict(questions, hits, progress="validation")
+    scores = {metric.name: metric.aggregate(predictions) for metric in config.metrics.values()}
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
 class Timer:
@@ -285,4 +313,3 @@ def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer) 
         "seconds": timer.seconds,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-

@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -146,6 +147,14 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held so far, in MiB."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def git_commit(folder: Path | None = None) -> str | None:
