@@ -95,14 +95,20 @@ class TextEncoder:
         return int(projection or config.hidden_size)
 
     def encode(
-        self, texts: Sequence[str], batch_size: int = 32, progress: str | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = 32,
+        progress: str | None = None,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Vectors `[n, dimension]` float32 of n texts, in their order, without gradient.
 
         Texts are batched by length, longest first, so that little padding is computed and
-        memory that does not suffice shows at once. `progress` names the bar (None: no bar).
+        memory that does not suffice shows at once. `progress` names the bar (None: no bar),
+        `out` takes the vectors (e.g. a memory map). `texts` needs a length and slices only.
         """
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        if out is None:
+            out = np.empty((len(texts), self.dimension), dtype=np.float32)
         was_training = self.network.training
         self.network.eval()
         try:
@@ -120,11 +126,11 @@ class TextEncoder:
                         batch = {
                             key: [values[i] for i in rows] for key, values in tokenized.items()
                         }
-                        vectors[start + rows] = self._pool(self._pad(batch)).cpu().numpy()
+                        out[start + rows] = self._pool(self._pad(batch)).cpu().numpy()
                         bar.update(len(rows))
         finally:
             self.network.train(was_training)
-        return vectors
+        return out
 
     def forward_texts(self, texts: Sequence[str]) -> Tensor:
         """Vectors `[n, dimension]` float32 of n texts, with gradient, on the device."""

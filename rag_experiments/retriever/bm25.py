@@ -1,0 +1,42 @@
+"""Lexical retrieval: BM25."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rag_experiments.contracts import Runtime, Searcher
+from rag_experiments.retriever.reranker import RerankedRetriever
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class BM25(RerankedRetriever):
+    """BM25 over title and text (Robertson and Zaragoza, 2009), by the library bm25s."""
+
+    k1: Annotated[float, Field(ge=0)] = 1.2
+    """How slowly a repeated word stops adding; 0: presence alone counts."""
+
+    b: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """How much long passages are discounted; 0: not at all, 1: fully."""
+
+    method: Literal["lucene", "robertson", "atire"] = "lucene"
+    """Variant of the formula (Kamphuis et al., ECIR 2020)."""
+
+    stopwords: Literal["english", "none"] = "english"
+    """Words that are left out of passages and questions."""
+
+    def build_first(self, passages: Dataset, runtime: Runtime) -> Searcher:
+        """Index the words of passages."""
+        from rag_experiments.retriever.bm25_search import BM25Searcher
+
+        return BM25Searcher.build(passages, self.k1, self.b, self.method, self.stopwords)
+
+    def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher:
+        """Load an index that was saved."""
+        from rag_experiments.retriever.bm25_search import BM25Searcher
+
+        return BM25Searcher.load(folder, passages, self.stopwords)

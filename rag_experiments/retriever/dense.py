@@ -1,0 +1,57 @@
+"""Dense retrieval: passages by the inner product of their vectors with the question's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_experiments.contracts import Runtime
+from rag_experiments.retriever.encoder import Encoder
+from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
+from rag_experiments.retriever.reranker import RerankedRetriever
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from rag_experiments.retriever.dense_search import DenseSearcher
+
+
+class Dense(RerankedRetriever):
+    """Passage vectors in a FAISS index, searched with the model's query encoder.
+
+    Karpukhin et al. (EMNLP 2020). The query encoder has to share the passage encoder's space.
+    """
+
+    encoder: Encoder
+    """The passage encoder."""
+
+    index: Flat | Hnsw | IvfPq = Flat()
+    """How vectors are searched."""
+
+    @property
+    def uses_query_vectors(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def differentiable(self) -> bool:
+        """Unless a reranker replaces the inner products."""
+        return not self.reranks
+
+    def data_problems(self, passage_count: int) -> list[str]:
+        """What does not fit a knowledge source of `passage_count` passages, one line each."""
+        return [*super().data_problems(passage_count), *self.index.data_problems(passage_count)]
+
+    def build_first(self, passages: Dataset, runtime: Runtime) -> DenseSearcher:
+        """Embed passages (or take the vectors from the cache) and index them."""
+        from rag_experiments.retriever.dense_search import DenseSearcher
+        from rag_experiments.retriever.embeddings import embed_passages
+
+        vectors, fingerprint = embed_passages(passages, self.encoder, runtime)
+        return DenseSearcher.build(passages["id"], vectors, self.index, fingerprint)
+
+    def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> DenseSearcher:
+        """Load vectors and index that were saved; the passage encoder is not needed."""
+        from rag_experiments.retriever.dense_search import DenseSearcher
+
+        return DenseSearcher.load(folder, passages, self.index)

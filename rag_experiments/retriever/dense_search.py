@@ -1,0 +1,141 @@
+"""The searcher over passage vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+from tqdm.auto import tqdm
+
+from rag_experiments.contracts import Hit, Question, UserError
+from rag_experiments.retriever.base import check_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
+
+log = logging.getLogger(__name__)
+
+_QUERIES = 256  # questions that are searched at once
+
+
+class DenseSearcher:
+    """Passages searchable by vector; the vectors stay at hand for training.
+
+    Scores are exact inner products, whatever the index.
+    """
+
+    kind = "dense"
+
+    def __init__(
+        self,
+        passage_ids: Iterable[str],
+        vectors: np.ndarray,
+        index: Any,
+        refine_factor: int,
+        fingerprint: str,
+    ):
+        self.passage_ids = list(passage_ids)
+        self.index = index
+        self.refine_factor = refine_factor
+        self.fingerprint = fingerprint
+        self._vectors = vectors
+        self._rows = {passage_id: i for i, passage_id in enumerate(self.passage_ids)}
+
+    @classmethod
+    def build(
+        cls,
+        passage_ids: Iterable[str],
+        vectors: np.ndarray,
+        option: Flat | Hnsw | IvfPq,
+        fingerprint: str,
+    ) -> DenseSearcher:
+        """Searcher of vectors `[passages, dimension]` float32 in the order of `passage_ids`."""
+        index = option.build(vectors)
+        log.info("indexed %d vectors of %d dimensions (%s)", *vectors.shape, type(option).__name__)
+        return cls(passage_ids, vectors, index, option.refine_factor, fingerprint)
+
+    @classmethod
+    def load(cls, folder: Path, passages: Dataset, option: Flat | Hnsw | IvfPq) -> DenseSearcher:
+        """Searcher that `save` wrote, for the same passages and kind of index."""
+        fingerprint = check_manifest(folder, cls.kind, passages)
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        file = folder / "index.faiss"
+        if file.is_file():
+            index = faiss.read_index(str(file))
+            option.tune(index)
+        else:
+            index = option.build(vectors)
+        if index.d != vectors.shape[1] or index.ntotal != len(vectors):
+            raise UserError(
+                f"retriever: the index in {str(folder)!r} holds {index.ntotal} vectors of "
+                f"{index.d} dimensions, its vectors.npy {len(vectors)} of {vectors.shape[1]}; "
+                "the folder is damaged: build it again"
+            )
+        return cls(passages["id"], vectors, index, option.refine_factor, fingerprint)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return int(self._vectors.shape[1])
+
+    def search(
+        self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
+    ) -> list[list[Hit]]:
+        """At most `top_k` hits for each question, by `query_vectors` [questions, dimension]."""
+        if query_vectors is None or len(query_vectors) != len(questions):
+            given = "none" if query_vectors is None else str(len(query_vectors))
+            raise ValueError(f"{len(questions)} questions need as many query vectors, not {given}")
+        return self.search_vectors(query_vectors, top_k)
+
+    def search_vectors(self, query_vectors: np.ndarray, top_k: int) -> list[list[Hit]]:
+        """At most `top_k` hits for each query vector [queries, dimension], best first."""
+        self._check_dimension(query_vectors)
+        count = min(top_k * self.refine_factor, len(self.passage_ids))
+        found: list[list[Hit]] = []
+        starts = range(0, len(query_vectors), _QUERIES)
+        for start in tqdm(starts, desc="searching vectors", disable=len(starts) < 2):
+            queries = np.ascontiguousarray(query_vectors[start : start + _QUERIES], np.float32)
+            scores, rows = self.index.search(queries, count)
+            for query, some_scores, some_rows in zip(queries, scores, rows, strict=True):
+                there = some_rows >= 0  # -1 stands for no further hit
+                found.append(self._rank(query, some_scores[there], some_rows[there], top_k))
+        return found
+
+    def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
+        """Vectors `[n, dimension]` float32 of n passages, in their order."""
+        rows = [self._rows[passage_id] for passage_id in passage_ids]
+        return np.asarray(self._vectors[rows], dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write vectors and index (an exact index is its vectors)."""
+        write_manifest(folder, self.kind, self.fingerprint, len(self.passage_ids))
+        # Renamed when whole: the file may be the memory map that the vectors are read from.
+        with (folder / ".vectors.partial").open("wb") as stream:
+            np.save(stream, self._vectors)
+        (folder / ".vectors.partial").replace(folder / "vectors.npy")
+        if isinstance(self.index, faiss.IndexFlat):
+            (folder / "index.faiss").unlink(missing_ok=True)
+        else:
+            faiss.write_index(self.index, str(folder / ".index.partial"))
+            (folder / ".index.partial").replace(folder / "index.faiss")
+
+    def _rank(
+        self, query: np.ndarray, scores: np.ndarray, rows: np.ndarray, top_k: int
+    ) -> list[Hit]:
+        if self.refine_factor > 1:
+            scores = np.asarray(self._vectors[rows]) @ query
+        order = np.lexsort((rows, -scores))[:top_k]  # equal scores: order of the passages
+        return [Hit(self.passage_ids[rows[i]], float(scores[i])) for i in order]
+
+    def _check_dimension(self, query_vectors: np.ndarray) -> None:
+        if query_vectors.shape[1] != self.dimension:
+            raise UserError(
+                f"retriever: query vectors have {query_vectors.shape[1]} dimensions, the index "
+                f"{self.dimension}; model.query_encoder and retriever.encoder must share a space"
+            )

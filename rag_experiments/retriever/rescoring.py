@@ -1,0 +1,201 @@
+"""Models that rescore hits, and the searcher that applies them on top of another one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from rag_experiments.contracts import Hit, Question, Runtime, Searcher, UserError
+from rag_experiments.encoder import TextEncoder
+from rag_experiments.retriever.base import fingerprint_passages, join_title, write_manifest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+
+class Rescorer(Protocol):
+    """A model that scores pairs of question and passage text."""
+
+    def score(self, questions: Sequence[str], passages: Sequence[str]) -> np.ndarray:
+        """Scores [n] float32 of n pairs (the larger, the better)."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class CrossEncoderRescorer:
+    """Scores of a sequence classifier with one logit that reads question and passage."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, runtime: Runtime, max_length: int, batch_size: int
+    ):
+        self.network = network.to(runtime.device).eval()
+        self.tokenizer = tokenizer
+        self.runtime = runtime
+        self.max_length = max_length
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls, folder: Path, runtime: Runtime, max_length: int, batch_size: int
+    ) -> CrossEncoderRescorer:
+        """Rescorer from a folder that `save_pretrained` wrote."""
+        from transformers import (
+            AutoConfig,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+        )
+
+        config = AutoConfig.from_pretrained(folder)
+        architectures = config.architectures or []
+        fits = any(name.endswith("ForSequenceClassification") for name in architectures)
+        if not fits or config.num_labels != 1:
+            raise UserError(
+                f"reranker: {folder.name!r} holds {', '.join(architectures) or 'no architecture'} "
+                f"with {config.num_labels} labels; a cross-encoder is a sequence classifier "
+                "with one"
+            )
+        positions = getattr(config, "max_position_embeddings", max_length)
+        if max_length > positions:
+            raise UserError(
+                f"reranker.max_length: {max_length} is more than the model reads; "
+                f"legal: at most {positions}"
+            )
+        network = AutoModelForSequenceClassification.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(network, tokenizer, runtime, max_length, batch_size)
+
+    def score(self, questions: Sequence[str], passages: Sequence[str]) -> np.ndarray:
+        """Scores [n] float32: the logits of n pairs."""
+        self._check_questions(questions)
+        lengths = [len(q) + len(p) for q, p in zip(questions, passages, strict=True)]
+        order = np.argsort(-np.array(lengths), kind="stable")
+        scores = np.empty(len(questions), dtype=np.float32)
+        cut = 0
+        with torch.inference_mode(), tqdm(total=len(order), desc="reranking", unit="pair") as bar:
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = self.tokenizer(
+                    [questions[i] for i in rows],
+                    [passages[i] for i in rows],
+                    truncation="only_second",
+                    max_length=self.max_length,
+                    padding=True,
+                    return_tensors="pt",
+                )
+                cut += sum(1 for encoding in batch.encodings or () if encoding.overflowing)
+                with self._precision():
+                    logits = self.network(**batch.to(self.runtime.device)).logits  # [rows, 1]
+                scores[rows] = logits[:, 0].float().cpu().numpy()
+                bar.update(len(rows))
+        if cut:
+            log.info(
+                "%d of %d passages were cut for the reranker (max_length %d)",
+                cut,
+                len(order),
+                self.max_length,
+            )
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write weights and tokenizer."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _check_questions(self, questions: Sequence[str]) -> None:
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        unique = list(dict.fromkeys(questions))
+        problems = []
+        for text, ids in zip(
+            unique,
+            self.tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"],
+            strict=True,
+        ):
+            if len(ids) >= room:
+                problems.append(
+                    f"reranker.max_length: {self.max_length} leaves no room for a passage after "
+                    f"the question {text[:60]!r} of {len(ids)} tokens; raise it"
+                )
+        if problems:
+            raise UserError(problems)
+
+    def _precision(self) -> Any:
+        if self.runtime.dtype == "float32":
+            return contextlib.nullcontext()
+        device = torch.device(self.runtime.device).type
+        return torch.autocast(device, dtype=getattr(torch, self.runtime.dtype))
+
+
+class BiEncoderRescorer:
+    """Inner products of question and passage vectors from one encoder."""
+
+    def __init__(self, encoder: TextEncoder, batch_size: int):
+        self.encoder = encoder
+        self.batch_size = batch_size
+
+    def score(self, questions: Sequence[str], passages: Sequence[str]) -> np.ndarray:
+        """Scores [n] float32; each text is encoded once."""
+        questions_row, question_vectors = self._encode_once(questions, "reranking: questions")
+        passages_row, passage_vectors = self._encode_once(passages, "reranking: passages")
+        return np.einsum("nd,nd->n", question_vectors[questions_row], passage_vectors[passages_row])
+
+    def save(self, folder: Path) -> None:
+        """Write weights, tokenizer and settings."""
+        self.encoder.save(folder)
+
+    def _encode_once(self, texts: Sequence[str], progress: str) -> tuple[list[int], np.ndarray]:
+        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        return [row[text] for text in texts], self.encoder.encode(
+            list(row), self.batch_size, progress
+        )
+
+
+class RescoringSearcher:
+    """Searcher that rescores the first `depth` hits of another one."""
+
+    kind = "reranked"
+
+    def __init__(self, first: Searcher, rescorer: Rescorer, passages: Dataset, depth: int):
+        self.first = first
+        self.rescorer = rescorer
+        self.passages = passages
+        self.depth = depth
+        self._rows = {passage_id: i for i, passage_id in enumerate(passages["id"])}
+
+    def search(
+        self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
+    ) -> list[list[Hit]]:
+        """The `top_k` best of the first `depth` hits (more where `top_k` is more)."""
+        found = self.first.search(questions, max(self.depth, top_k), query_vectors)
+        ids = list(dict.fromkeys(hit.passage_id for hits in found for hit in hits))
+        rows = self.passages.select([self._rows[passage_id] for passage_id in ids])
+        texts = {
+            passage_id: join_title(title, text)
+            for passage_id, title, text in zip(ids, rows["title"], rows["text"], strict=True)
+        }
+        pairs = [
+            (question.question, texts[hit.passage_id])
+            for question, hits in zip(questions, found, strict=True)
+            for hit in hits
+        ]
+        if not pairs:
+            return found
+        scores = iter(self.rescorer.score([q for q, _ in pairs], [p for _, p in pairs]).tolist())
+        rescored = [[Hit(hit.passage_id, next(scores)) for hit in hits] for hits in found]
+        # Stable: equal scores keep the first searcher's order.
+        return [sorted(hits, key=lambda hit: -hit.score)[:top_k] for hits in rescored]
+
+    def save(self, folder: Path) -> None:
+        """Write the first searcher and the rescorer."""
+        write_manifest(folder, self.kind, fingerprint_passages(self.passages), len(self.passages))
+        self.first.save(folder / "first")
+        self.rescorer.save(folder / "reranker")
