@@ -85,7 +85,15 @@ class LanguageModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Save what training changed (adapters alone, where there are some) and the tokenizer."""
-        self.network.save_pretrained(folder)
+        from peft import PeftModel
+
+        if isinstance(self.network, PeftModel):
+            # The vocabulary never grows here; to find that out peft would ask the Hub.
+            self.network.save_pretrained(folder, save_embedding_layers=False)
+            # peft's template of a model card, with the path of this machine in it.
+            (folder / "README.md").unlink(missing_ok=True)
+        else:
+            self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -187,7 +195,12 @@ class EncoderDecoderModel(LanguageModel):
 
     @property
     def start_id(self) -> int:
-        return self.network.config.decoder_start_token_id
+        """Token that the decoder begins with; where the weights name none, their text start."""
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for config in (self.network.config, self.network.generation_config):
+                if (token := getattr(config, name, None)) is not None:
+                    return token
+        raise UserError("model.generator.weights: their config names no decoder_start_token_id")
 
     def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
         """Encoder states [r, p, d] of prompts."""
@@ -362,12 +375,16 @@ def _adapt(network: Any, option: Generator, adapted: Path | None) -> nn.Module:
 def _narrow_frozen_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Keep frozen matrices in the type that products run in.
 
-    Autocast would cast them again at every step; the products are the same either way.
+    Autocast would cast them again at every step; the products are the same either way. An
+    embedding that shares its matrix with the output layer stays as it is: states that begin
+    in the narrow type would stay in it through all layers.
     """
+    if dtype == torch.float32:
+        return
     for module in network.modules():
         if (
             isinstance(module, nn.Linear)
             and module.weight.is_floating_point()
             and not module.weight.requires_grad
         ):
-            module.weight.data = module.weight.data.to(dtype)
+            module.weight = nn.Parameter(module.weight.data.to(dtype), requires_grad=False)
