@@ -138,9 +138,9 @@ def _explain_miss(root: Path, parts: dict[str, Any]) -> str:
         )
     if not differences:
         return "the cache holds no embeddings yet"
-    return (
-        f"the nearest entry differs in {', '.join(min(differences, key=lambda names: len(names)))}"
-    )
+    fewest = min(len(names) for names in differences)
+    nearest = next(names for names in differences if len(names) == fewest)
+    return f"the nearest entry differs in {', '.join(nearest)}"
 
 
 def _hash(file: Path) -> str:
