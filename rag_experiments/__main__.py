@@ -8,6 +8,7 @@ import signal
 import sys
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.main import main as hydra_main
 from omegaconf import DictConfig
 
@@ -23,7 +24,7 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def main() -> None:
     """Run the command line; exit with 2 where the user can mend what failed, else 1 or 0."""
     parser = get_args_parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # overrides may follow a flag
     if any(getattr(arguments, name) for name in HYDRAS_OWN):
         hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(job)()
         return
@@ -43,6 +44,8 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def run(composer: Composer, plan: Plan) -> int:

@@ -78,51 +78,67 @@ class Composer:
 
     def plan(self, overrides: Sequence[str], multirun: bool = False) -> Plan:
         """Return what a command line describes; raise UserError with all its problems."""
-        overrides = list(overrides)
         try:
-            master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
-            multirun = multirun or master.hydra.mode == RunMode.MULTIRUN
-            if not multirun:
-                if any(_parse(line).is_sweep_override() for line in overrides):
-                    raise HydraException("several values need -m")
-                return Plan((config.load(_without_hydra(master)),), None, tuple(overrides))
-            overrides.append("hydra.mode=MULTIRUN")
-            master.hydra.mode = RunMode.MULTIRUN
-            _set_hydra_config(master)
-            sweep_dir = Path(master.hydra.sweep.dir)
-            jobs, problems = [], _Collected()
-            for job in self._jobs(master):
-                try:
-                    jobs.append(self._checked(job, master))
-                    problems.add(job, ())
-                except UserError as error:
-                    problems.add(job, error.problems)
-            if problems.lines:
-                raise UserError(problems.lines)
-        except _REFUSED as error:
-            raise UserError(self.explain(overrides, error, multirun)) from error
+            return self._plan(overrides, multirun)
+        except _REFUSED as refusal:
+            mended = self._mended(overrides, multirun)
+            try:
+                return self._plan(mended, multirun)
+            except _REFUSED:
+                raise UserError(_reason(refusal)) from refusal
+
+    def _plan(self, overrides: Sequence[str], multirun: bool) -> Plan:
+        master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
+        if not multirun and master.hydra.mode != RunMode.MULTIRUN:
+            if any(_parse(line).is_sweep_override() for line in overrides):
+                raise HydraException("several values need -m")
+            return Plan((config.load(_without_hydra(master)),), None, tuple(overrides))
+        master.hydra.mode = RunMode.MULTIRUN
+        _set_hydra_config(master)
+        sweep_dir = Path(master.hydra.sweep.dir)
+        jobs, problems = [], _Collected()
+        for job in self._jobs(master):
+            try:
+                jobs.append(self._checked(job, master))
+                problems.add(job, ())
+            except UserError as error:
+                problems.add(job, error.problems)
+        if problems.lines:
+            raise UserError(problems.lines)
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
         quoted = str(sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
-        overrides.append(f"hydra.sweep.dir='{quoted}'")
-        return Plan(tuple(jobs), sweep_dir, tuple(overrides))
+        settings = ("hydra.mode=MULTIRUN", f"hydra.sweep.dir='{quoted}'")
+        return Plan(tuple(jobs), sweep_dir, (*overrides, *settings))
+
+    def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
+        """Return overrides that Hydra refused, written so that it takes them.
+
+        Hydra refuses keys that an option has but its file does not show. Raises UserError where
+        there is more to it than that.
+        """
+        problems = self.explain(overrides, multirun)
+        if problems:
+            raise UserError(problems)
+        chosen = [line for line in overrides if _key(line) in self.groups]
+        params = self._compose(chosen, RunMode.MULTIRUN, sweeps=True)
+        swept = params.hydra.sweeper.get("params") or {}
+        # A swept key keeps its spelling, by which the command line replaces it.
+        return [line if _key(line) in swept else self._let_through(line) for line in overrides]
 
     def show(self, arguments: Namespace, parser: ArgumentParser) -> None:
         """Print the help or the configuration; raise UserError where it cannot be composed."""
         try:
-            if arguments.help:
-                self.hydra.app_help(self.name, parser, arguments)
-            else:
-                self.hydra.show_cfg(
-                    self.name,
-                    arguments.overrides,
-                    arguments.cfg,
-                    arguments.package,
-                    arguments.resolve,
-                )
-        except _REFUSED as error:
-            raise UserError(self.explain(arguments.overrides, error, multirun=False)) from error
+            self._compose(arguments.overrides, RunMode.RUN)
+        except _REFUSED:
+            arguments.overrides = self._mended(arguments.overrides, multirun=False)
+        if arguments.help:
+            self.hydra.app_help(self.name, parser, arguments)
+            return
+        self.hydra.show_cfg(
+            self.name, arguments.overrides, arguments.cfg, arguments.package, arguments.resolve
+        )
 
-    def explain(self, overrides: Sequence[str], refusal: Exception, multirun: bool) -> list[str]:
+    def explain(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return all problems of a command line that Hydra refused.
 
         Hydra stops at its first complaint. Here each override is looked at by itself; what is
@@ -150,11 +166,7 @@ class Composer:
         problems += self._needless_pluses(kept)
         # Values below an option that is not known cannot be judged.
         kept = [line for line in kept if not _key(line).startswith(tuple(f"{d}." for d in dropped))]
-        problems += self._composition_problems(kept)
-        if not problems:  # every key is legal, but Hydra wants one of them written otherwise
-            culprit = self._culprit(kept)
-            problems = [f"{culprit[0]}: {culprit[1]}" if culprit else _reason(refusal)]
-        return list(dict.fromkeys(problems))
+        return list(dict.fromkeys([*problems, *self._composition_problems(kept)]))
 
     def _composition_problems(self, kept: list[str]) -> list[str]:
         problems: list[str] = []
@@ -259,6 +271,8 @@ class Composer:
             if "/" not in key:
                 return line, []
             return None, [f"{line}: no group {key!r}{config.nearest(key, self.groups)}"]
+        if key == "experiment" and not override.is_add():
+            return f"+{line}", [f"{line}: an experiment is added to the defaults: write +{line}"]
         if override.is_add() and key in config.GROUPS and override.package is None:
             return line.lstrip("+"), [f"{line}: {key} has a choice already; write it without the +"]
         try:

@@ -383,7 +383,30 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"{_name(model)} does not have; legal: model=rag_token, model=rag_sequence, "
                 "or trainer=supervised"
             )
+    if retriever is not None and retriever.uses_query_vectors and model is not None:
+        problems += _encoder_conflicts(retriever, getattr(model, "query_encoder", None))
     return problems
+
+
+def _encoder_conflicts(retriever: Any, queries: Any) -> list[str]:
+    """Return why questions and passages would be vectors of different spaces."""
+    if queries is None:
+        return [
+            f"model.query_encoder: null, but retriever {_name(retriever)} searches by vector; "
+            "choose one with model/query_encoder=..., or retriever=bm25"
+        ]
+    hybrid = getattr(retriever, "dense", None)
+    place = "retriever.encoder" if hybrid is None else "retriever.dense.encoder"
+    passages = getattr(retriever if hybrid is None else hybrid, "encoder", None)
+    return [
+        f"model.query_encoder.{name}: {getattr(queries, name)!r}, but {place}.{name} is "
+        f"{getattr(passages, name)!r}; the vectors must share a space: choose the same name for "
+        "model/query_encoder and retriever/encoder"
+        for name in ("pooling", "normalize")
+        if getattr(passages, name, None) is not None
+        and getattr(queries, name, None) is not None
+        and getattr(passages, name) != getattr(queries, name)
+    ]
 
 
 def _name(option: Any) -> str:

@@ -33,6 +33,9 @@ class Job:
     overrides: tuple[str, ...]
     """The command line's overrides, with a sweep's own."""
 
+    choices: dict[str, str]
+    """The option chosen from each group, e.g. `model/generator`: `tiny_causal`."""
+
     output_dir: Path
 
 
@@ -44,7 +47,12 @@ def current_job() -> Job:
     sweep = tag(Path(hydra.sweep.dir)) if hydra.mode == RunMode.MULTIRUN else None
     own = [line for line in overrides if not line.lstrip("+").startswith("experiment=")]
     name = ", ".join([experiment, *(line.lstrip("+") for line in own)])
-    return Job(name, sweep, overrides, Path(hydra.runtime.output_dir))
+    choices = {
+        group: str(option)
+        for group, option in hydra.runtime.choices.items()
+        if not group.startswith("hydra/") and option is not None
+    }
+    return Job(name, sweep, overrides, choices, Path(hydra.runtime.output_dir))
 
 
 def tag(sweep_dir: Path) -> str:

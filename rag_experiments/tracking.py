@@ -344,7 +344,8 @@ def _flatten(root: DictConfig, node: Any, key: str, flat: dict[str, str]) -> Non
     for name in range(len(node)) if isinstance(node, ListConfig) else node:
         part = node._get_node(name)
         place = f"{key}.{name}" if key else str(name)
-        if OmegaConf.is_config(part) and not part._is_none() and not part._is_interpolation():
+        nested = OmegaConf.is_config(part) and len(part) > 0
+        if nested and not part._is_none() and not part._is_interpolation():
             _flatten(root, part, place, flat)
         else:
             flat[place] = _cut(_as_written(root, node, name))

@@ -1,0 +1,72 @@
+"""Rules for the whole suite: what may be skipped in CI, and a clean Hydra for every test."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+ROOT = Path(__file__).parent.parent
+ALLOWED_SKIPS = ROOT / ".ci" / "allowed_skips.txt"
+
+_skipped: list[tuple[str, str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left_over() -> Iterator[None]:
+    yield
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append((report.nodeid, _reason(report.longrepr)))
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.append((report.nodeid, _reason(report.longrepr)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # A test that is skipped by mistake looks like one that passed.
+    if os.environ.get("CI") == "true" and unexpected_skips(_skipped, _patterns()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("CI") != "true":
+        return
+    for name, reason in unexpected_skips(_skipped, _patterns()):
+        terminalreporter.write_line(
+            f"SKIPPED IN CI, NOT IN {ALLOWED_SKIPS.name}: {name} ({reason})", red=True
+        )
+
+
+def unexpected_skips(skipped: list[tuple[str, str]], patterns: list[str]) -> list[tuple[str, str]]:
+    """Return the skipped tests that no pattern of test names allows."""
+    return [
+        (name, reason)
+        for name, reason in skipped
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _patterns() -> list[str]:
+    lines = ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines()
+    # `[` begins a class in a pattern, but a parameter in a test's name
+    return [
+        line.partition("  #")[0].strip().replace("[", "[[]")
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def _reason(longrepr: object) -> str:
+    return str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)

@@ -1,0 +1,317 @@
+"""The command line: what is refused and how, what a run and a sweep leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rag_experiments import __main__ as entry
+from rag_experiments import sweep
+from rag_experiments.composition import Composer
+from rag_experiments.contracts import UserError
+
+HEAVY = ("torch", "transformers", "datasets", "mlflow", "evaluate", "faiss", "numpy", "pandas")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    for name in ("train", "passages"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / f"{name}.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+OWN = ["data=folder", "data.path=own"]
+
+
+def problems(*overrides: str, multirun: bool = False, data: bool = True) -> list[str]:
+    """What the entry says of a command line; nothing where it is sound."""
+    try:
+        Composer().plan([*(OWN if data else []), *overrides], multirun)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("retriever=bm52", "retriever=bm52: no such option; did you mean bm25? (legal: bm25, de"),
+        ("model=zebra", "model=zebra: no such option (legal: concat, fusion, rag_sequence, rag_"),
+        ("retreiver=bm25", "retreiver: unknown key; did you mean retriever? (legal here: task,"),
+        ("retriever.kk=3", "retriever.kk: unknown key"),
+        ("+retriever.kk=3", "retriever.kk: unknown key"),
+        ("++retriever.top_kk=3", "retriever.top_kk: unknown key; did you mean top_k? (legal"),
+        ("+model.generator.wieghts=a/b", "model.generator.wieghts: unknown key; did you mean wei"),
+        ("+extra.deep.key=3", "extra: unknown key"),
+        ("retriever.top_k=0", "retriever.top_k: 0 must be greater than or equal to 1"),
+        ("retriever.top_k=many", "retriever.top_k: 'many' must be a valid integer"),
+        ("+retriever.top_k=3", "+retriever.top_k=3: the key is there already; write it without"),
+        ("task/promt=brief", "task/promt=brief: no group 'task/promt'; did you mean task/prompt?"),
+        ("+task=yes_no", "+task=yes_no: task has a choice already; write it without the +"),
+        ("task=null", "task=null: a group is left out with ~group"),
+        ("~retriever", "retriever: a value is missing (How passages are found.); give retrie"),
+        ("experiment=smoke", "experiment=smoke: an experiment is added to the defaults: write +"),
+        ("+experiment=smok", "experiment=smok: no such option; did you mean smoke? (legal: bio"),
+        ("smoke", "smoke: an experiment is chosen with +experiment=smoke"),
+        ("top_k", "top_k: not of the form key=value"),
+        ("=3", "=3: not of the form key=value"),
+        ("a=[1", "a=[1: not of the form key=value"),
+        ("retriever=bm25,dense", "retriever=bm25,dense: several values are a sweep: add -m"),
+        ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written [a,b]"),
+        ("data.path=gone", "data.path: "),
+        ("data.path=${oc.env:NOT_SET}", "data.path: '${oc.env:NOT_SET}' cannot be resolved: "),
+        ("metrics=accuracy", "metrics.accuracy: accuracy does not fit task=question_answering"),
+        ("task.objective=f2", "task.objective: 'f2' is not among the configured metrics"),
+        ("trainer=joint", "trainer: Joint trains the query encoder through p(z|x), which retr"),
+        ("tracking.uri=./mlruns", "tracking.uri: './mlruns' is no store for runs; legal: sqlite"),
+        ("hydra/launcher=joblb", "hydra/launcher=joblb: no such option"),
+    ],
+)
+def test_a_refused_override_is_one_line(override, expected):
+    found = problems("model=rag_sequence", override)
+    assert [line for line in found if line.startswith(expected)], found
+    assert all("\n" not in line for line in found)
+    if override not in ("metrics=accuracy", "hydra/launcher=joblb"):  # these break two rules
+        assert len(found) == 1, found
+
+
+def test_one_problem_does_not_hide_another():
+    found = problems(
+        "retriever=bm52",  # the nearest option stands in, so that its keys are checked
+        "retriever.kk=3",
+        "+model.beams_typo=3",
+        "model.label_smoothing=2",
+        "trainer.learning_rate=fast",
+        "sede=3",
+        "device=gpu",
+        "smoke",
+        "task/promt=brief",
+        "data.path=gone",
+    )
+    starts = {line.partition(":")[0] for line in found}
+    assert starts == {
+        "retriever=bm52",
+        "retriever.kk",
+        "model.beams_typo",
+        "model.label_smoothing",
+        "trainer.learning_rate",
+        "sede",
+        "device",
+        "smoke",
+        "task/promt=brief",
+        "data.path",
+    }
+
+
+def test_every_job_of_a_grid_is_checked_and_the_jobs_are_named():
+    found = problems("model=concat", "retriever=bm25,none", "seed=1,-1", multirun=True)
+    assert found == [
+        "seed: -1 must be greater than or equal to 0 [jobs 1, 3: seed=-1]",
+    ]
+
+
+def test_an_unknown_option_in_a_grid_is_found():
+    (found,) = problems("retriever=bm25,dens", multirun=True)
+    assert found.startswith("retriever=dens: no such option; did you mean dense?")
+
+
+def test_a_problem_that_all_jobs_share_is_said_once():
+    assert problems("seed=1,2", "device=gpu", multirun=True) == [
+        "device: 'gpu' must be auto, cpu, mps, cuda, cuda:<number> or xpu"
+    ]
+
+
+def test_experiments_with_sweeps_of_their_own_are_not_swept_over():
+    (found,) = problems("+experiment=bio_qa,smoke", multirun=True)
+    assert "cannot be swept over" in found
+
+
+def test_another_sweeper_has_its_base_checked():
+    plan = Composer().plan([*OWN, "hydra.sweeper._target_=my.Sweeper", "seed=1,2"], multirun=True)
+    assert len(plan.jobs) == 1
+
+
+def test_a_folder_of_the_user_adds_options(tmp_path):
+    group = tmp_path / "mine" / "retriever"
+    group.mkdir(parents=True)
+    (group / "narrow.yaml").write_text("defaults:\n  - bm25\n  - _self_\ntop_k: 1\n")
+    plan = Composer(str(tmp_path / "mine")).plan([*OWN, "retriever=narrow"])
+    assert plan.jobs[0].retriever.top_k == 1
+    with pytest.raises(UserError, match="--config-dir: 'nowhere' is not a folder"):
+        Composer("nowhere")
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+PROBE = """
+import sys, atexit
+heavy = {heavy!r}
+atexit.register(lambda: print("LOADED", [m for m in heavy if m in sys.modules], file=sys.stderr))
+sys.argv = ["rag_experiments", *{arguments!r}]
+from rag_experiments.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--cfg", "job"], 0),
+        (["data=folder", "data.path=own", "retriever.top_k=0", "model.kk=3", "sede=1"], 2),
+        (["-m", "data=folder", "data.path=own", "retriever=bm25,dense", "seed=1,-1"], 2),
+    ],
+    ids=["help", "cfg", "refused", "refused grid"],
+)
+def test_nothing_heavy_is_imported_before_a_run(arguments, code):
+    start = time.perf_counter()
+    done = python("-c", PROBE.format(heavy=HEAVY, arguments=arguments))
+    seconds = time.perf_counter() - start
+    assert done.returncode == code, done.stderr
+    assert "LOADED []" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert seconds < 6  # 1.5 s when nothing else runs; tests share their cores
+
+
+def test_help_shows_the_groups_and_cfg_the_configuration():
+    shown = python("-m", "rag_experiments", "--help").stdout
+    assert "+experiment=bio_qa -m" in shown
+    assert "retriever: bm25, dense, gold, hybrid, none" in shown
+    assert "experiment: bio_qa, bioasq, pubmedqa, smoke" in shown
+    done = python("-m", "rag_experiments", "--cfg", "job", "--package", "retriever")
+    assert "_target_: rag_experiments.retriever." in done.stdout
+    assert not Path("outputs").exists()
+
+
+@pytest.fixture
+def fake_run(monkeypatch):
+    """In place of experiment.run: scores the seed, and fails where a test wants it."""
+    seen: list[Any] = []
+
+    def run(config, raw, output_dir):
+        seen.append((config, raw, output_dir, sweep.current_job()))
+        if config.seed == 2:
+            raise UserError(["train.jsonl:1:question: empty", "retriever.top_k: too many"])
+        if config.seed == 3:
+            raise RuntimeError("out of luck")
+        return config.seed / 10
+
+    module = ModuleType("rag_experiments.experiment")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rag_experiments.experiment", module)
+    monkeypatch.setattr("rag_experiments.experiment", module, raising=False)
+    return seen
+
+
+def call(monkeypatch, *arguments: str) -> int:
+    """Exit code of the entry, called in this process."""
+    monkeypatch.setattr(sys, "argv", ["rag_experiments", *OWN, "tracking=none", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        entry.main()
+    return int(exit_.value.code or 0)
+
+
+def test_a_run_gets_its_configuration_and_folder(fake_run, monkeypatch, tmp_path):
+    assert call(monkeypatch, "seed=4", "model.label_smoothing=0.1") == 0
+    ((config, raw, output_dir, job),) = fake_run
+    assert config.seed == raw.seed == 4
+    assert "hydra" not in raw
+    assert output_dir.relative_to(tmp_path).parts[:2] == ("outputs", "runs")
+    assert (output_dir / ".hydra" / "config.yaml").exists()
+    assert (output_dir / "rag_experiments.log").exists()
+    assert job.sweep is None
+    assert "seed=4" in job.name
+    assert job.choices["data"] == "folder"
+    assert sweep.Outcome.read(output_dir) == sweep.Outcome("f1", None, sweep.Score(0.4))
+
+
+def test_a_problem_that_a_run_finds_is_printed_without_a_traceback(fake_run, monkeypatch, capfd):
+    assert call(monkeypatch, "seed=2") == 2
+    error = capfd.readouterr().err
+    assert error == "train.jsonl:1:question: empty\nretriever.top_k: too many\n"
+    (log,) = Path("outputs").rglob("*.log")
+    assert "top_k: too many" in log.read_text()
+
+
+def test_a_crash_exits_with_one_and_shows_its_traceback_once(fake_run, monkeypatch, capfd):
+    assert call(monkeypatch, "seed=3") == 1
+    error = capfd.readouterr().err
+    assert error.count("RuntimeError: out of luck") == 1
+    assert "HYDRA_FULL_ERROR" not in error
+
+
+def test_a_failed_job_does_not_stop_a_sweep_and_all_failures_are_listed(
+    fake_run, monkeypatch, capfd
+):
+    assert call(monkeypatch, "-m", "seed=1,2,3,4") == 1
+    assert [config.seed for config, *_ in fake_run] == [1, 2, 3, 4]
+    shown = capfd.readouterr()
+    listed = shown.err.partition("2 of 4 jobs failed:\n")[2].splitlines()
+    assert [line.partition(" (")[0] for line in listed] == ["job 1", "job 1", "job 2"]
+    assert listed[0].endswith("): train.jsonl:1:question: empty")
+    assert listed[2].endswith("): RuntimeError: out of luck")
+    assert "0.100" in shown.out
+    assert "0.400" in shown.out
+    assert "failed" in shown.out
+    tags = {job.sweep for *_, job in fake_run}
+    assert len(tags) == 1
+    (sweep_dir,) = Path("outputs/sweeps/defaults").iterdir()
+    assert tags == {f"defaults-{sweep_dir.name}"}
+    assert sorted(path.name for path in sweep_dir.iterdir()) == [*"0123", "multirun.yaml"]
+
+
+def test_a_sweep_that_the_user_can_mend_exits_with_two(fake_run, monkeypatch):
+    assert call(monkeypatch, "-m", "seed=1,2") == 2
+    assert len(fake_run) == 2
+
+
+def test_a_sweep_without_a_failure_exits_with_zero(fake_run, monkeypatch, capfd):
+    assert call(monkeypatch, "-m", "seed=1,4") == 0
+    assert "tracking=none" in capfd.readouterr().out
+
+
+def test_nothing_runs_where_one_job_of_a_grid_is_refused(fake_run, monkeypatch, capfd):
+    assert call(monkeypatch, "-m", "seed=1,-1") == 2
+    assert fake_run == []
+    assert capfd.readouterr().err == (
+        "seed: -1 must be greater than or equal to 0 [job 1: seed=-1]\n"
+    )
+    assert not Path("outputs").exists()
+
+
+def test_full_errors_are_there_for_those_who_ask(fake_run, monkeypatch):
+    monkeypatch.setattr(entry, "FULL_ERROR", True)
+    monkeypatch.setattr(sys, "argv", ["rag_experiments", *OWN, "tracking=none", "seed=3"])
+    with pytest.raises(RuntimeError, match="out of luck"):
+        entry.main()
+
+
+def test_outcomes_keep_their_order_and_silence_is_a_failure(tmp_path):
+    for number in (10, 2):
+        folder = tmp_path / "sweep" / str(number)
+        folder.mkdir(parents=True)
+        score = sweep.Score(0.5, 0.4, 0.6)
+        sweep.Outcome("f1", score, None, overrides=("a=1",)).write(folder)
+        assert json.loads((folder / sweep.OUTCOME).read_text())["metric"] == "f1"
+    (tmp_path / "sweep" / "3").mkdir()
+    found = sweep.outcomes(tmp_path / "sweep")
+    assert list(found) == ["2", "3", "10"]
+    assert str(found["10"].untrained) == "0.500 [0.400, 0.600]"
+    assert found["3"].problems
+    assert not found["10"].problems
