@@ -23,7 +23,10 @@ class Lora(Option):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before each adapter."""
     target_modules: str | list[str] = "all-linear"
-    """Names of the layers that get an adapter, or `all-linear`."""
+    """Names of the matrices that get an adapter, or `all-linear`."""
+    last_layers: Annotated[int, Field(ge=1)] | None = None
+    """Adapters in the last so many layers only (null: in all). The layers below then run
+    without gradient, which saves their share of time and memory in training."""
 
 
 class Generator(Option):
@@ -51,6 +54,11 @@ class Generator(Option):
         if self.quantization and self.adapter is None:
             raise ValueError(
                 f"quantization: {self.quantization} cannot be trained whole; set adapter as well"
+            )
+        if self.adapter is not None and self.adapter.last_layers and self.kind != "causal":
+            raise ValueError(
+                f"adapter.last_layers: {self.adapter.last_layers}, but kind is {self.kind!r}; "
+                "only causal models are one stack of layers; set adapter.last_layers=null"
             )
         return self
 

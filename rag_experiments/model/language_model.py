@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 class LanguageModel(nn.Module):
     """A Hugging Face model and its tokenizer, behind the operations that RAG needs."""
 
+    network: Any
+
     def __init__(self, network: nn.Module, tokenizer: Any, dtype: torch.dtype):
         super().__init__()
         self.network = network
@@ -89,7 +91,7 @@ class LanguageModel(nn.Module):
 
         if isinstance(self.network, PeftModel):
             # The vocabulary never grows here; to find that out peft would ask the Hub.
-            self.network.save_pretrained(folder, save_embedding_layers=False)
+            self.network.save_pretrained(str(folder), save_embedding_layers=False)
             # peft's template of a model card, with the path of this machine in it.
             (folder / "README.md").unlink(missing_ok=True)
         else:
@@ -323,7 +325,7 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    network = loader.from_pretrained(folder, dtype=torch.float32, **extra)
+    network: Any = loader.from_pretrained(folder, dtype=torch.float32, **extra)
     if option.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.enable_input_require_grads()
@@ -356,13 +358,28 @@ def _adapt(network: Any, option: Generator, adapted: Path | None) -> nn.Module:
     if adapted is not None:
         return PeftModel.from_pretrained(network, str(adapted), is_trainable=True)
     assert option.adapter is not None
+    count, last = network.config.num_hidden_layers, option.adapter.last_layers
+    if last is not None and last > count:
+        raise UserError(
+            f"model.generator.adapter.last_layers: {last}, but the weights {option.weights!r} "
+            f"have {count} layers; legal: 1 to {count}, or null for all"
+        )
+    targets = option.adapter.target_modules
+    if last is not None and targets == "all-linear":
+        # peft takes layers together with names only.
+        head = network.get_output_embeddings()
+        linear = [
+            n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head
+        ]
+        targets = sorted({name.rpartition(".")[2] for name in linear})
     adapted_network = get_peft_model(
         network,
         LoraConfig(
+            layers_to_transform=None if last is None else list(range(count - last, count)),
             r=option.adapter.rank,
-            lora_alpha=option.adapter.alpha,
+            lora_alpha=option.adapter.alpha,  # type: ignore[arg-type]  # a factor, so a float does
             lora_dropout=option.adapter.dropout,
-            target_modules=option.adapter.target_modules,
+            target_modules=targets,
             task_type="SEQ_2_SEQ_LM" if option.kind == "encoder_decoder" else "CAUSAL_LM",
         ),
     )
