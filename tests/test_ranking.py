@@ -98,12 +98,12 @@ def test_log_prior_and_entropy_by_hand():
 
 
 def test_fitted_temperature_by_hand():
-    """Scores 1, 0; gold stands first in 3 of 4 questions: the fit makes p(first) = 3/4, so
-    1 / T = log((3/4) / (1/4)) = log 3."""
+    """Scores 1, 0; gold stands first in 3 of 4 questions, and in half of the one counted in:
+    the fit makes p(first) = 7/10, so 1 / T = log((7/10) / (3/10)) = log(7/3)."""
     gold = [[True, False]] * 3 + [[False, True]]
-    assert fit_temperature([[1.0, 0.0]] * 4, gold) == pytest.approx(1 / math.log(3), rel=1e-5)
+    assert fit_temperature([[1.0, 0.0]] * 4, gold) == pytest.approx(1 / math.log(7 / 3), rel=1e-5)
     # Ten times the scores: ten times the temperature.
-    assert fit_temperature([[10.0, 0.0]] * 4, gold) == pytest.approx(10 / math.log(3), rel=1e-5)
+    assert fit_temperature([[10.0, 0.0]] * 4, gold) == pytest.approx(10 / math.log(7 / 3), rel=1e-5)
 
 
 def test_questions_without_information_change_nothing():
@@ -118,14 +118,13 @@ def test_questions_without_information_change_nothing():
     assert fit_temperature([[2.0, 2.0]], [[True, False]]) is None
 
 
-def test_a_perfect_and_a_reversed_ranking_end_at_the_bounds():
-    """Spread of 1, 0 is 1/2; the bounds are 1/100 and 100 times that."""
-    low = fit_temperature([[1.0, 0.0]], [[True, False]])
-    high = fit_temperature([[1.0, 0.0]], [[False, True]])
-    assert low is not None
-    assert high is not None
-    assert low < 0.02  # p(gold) is 1 to machine precision from here on down
-    assert high == pytest.approx(50, rel=0.1)
+def test_a_perfect_and_a_reversed_ranking():
+    """One question ranked right and one that is anybody's: (1 + 1/2) / 2 of the mass is gold's,
+    so 1 / T = log 3. Ranked wrong, 1 / T would be below 0: the bound, 100 times the spread 1/2."""
+    right = fit_temperature([[1.0, 0.0]], [[True, False]])
+    wrong = fit_temperature([[1.0, 0.0]], [[False, True]])
+    assert right == pytest.approx(1 / math.log(3), rel=1e-5)
+    assert wrong == pytest.approx(50, rel=0.1)
 
 
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 30.0]))
@@ -145,7 +144,8 @@ def test_fitted_temperature_beats_a_fine_grid_and_equals_scipy(seed, scale):
         for values, flags in zip(scores, gold, strict=True):
             prior = log_softmax(np.array(values) / math.exp(log_temperature))
             total -= float(np.log(np.exp(prior[np.array(flags)]).sum()))
-        return total / len(scores)
+            total -= float(prior.mean()) / len(scores)  # the average question, any hit of it
+        return total
 
     fitted = fit_temperature(scores, gold)
     assert fitted is not None

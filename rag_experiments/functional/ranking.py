@@ -125,14 +125,17 @@ def fit_temperature(
     """Temperature T of p(z|x) = softmax(scores / T) that makes gold passages likeliest.
 
     Minimizes the mean over questions of -log sum over gold hits z of p(z|x): temperature
-    scaling (Guo et al., ICML 2017) with several correct classes. `scores[i]` are the hits'
-    scores of question i, `relevant[i]` tells which of them are gold. Questions without a gold
-    hit, or whose hits are all gold, carry no information; None when no question is left or
-    scores never differ within a question.
+    scaling (Guo et al., ICML 2017) with several correct classes. One question more is counted
+    in, an average one whose gold passage is any of its hits with equal chance: otherwise a few
+    questions that are all ranked right would ask for T = 0, and for certainty ever after.
+
+    `scores[i]` are the hits' scores of question i, `relevant[i]` tells which of them are gold.
+    Questions without a gold hit, or whose hits are all gold, carry no information; None when no
+    question is left or scores never differ within a question.
 
     The search is over log T, from 1/100 to 100 times the mean spread (standard deviation) of
-    the scores within a question; a result at an end of that range means that the scores
-    separate gold perfectly, or not at all.
+    the scores within a question; a result at the upper end means that the scores do not tell
+    gold from other passages.
     """
     informative = [
         (np.asarray(values, dtype=np.float64), np.asarray(gold, dtype=bool))
@@ -150,7 +153,9 @@ def fit_temperature(
         gold_logits = np.where(gold_mask, logits, -np.inf)
         top = gold_logits.max(-1, keepdims=True)
         gold_mass = np.log(np.exp(gold_logits - top).sum(-1)) + top[:, 0]
-        return float((all_mass - gold_mass).mean())
+        any_hit = all_mass - np.where(present, logits, 0.0).sum(-1) / present.sum(-1)
+        losses = all_mass - gold_mass
+        return float((losses.sum() + any_hit.mean()) / (len(losses) + 1))
 
     # The loss can have several minima: a grid finds the valley, golden sections its bottom.
     grid = math.log(spread) + np.linspace(math.log(1e-2), math.log(1e2), 121)
