@@ -115,5 +115,5 @@ def test_metrics_follow_the_task_of_an_experiment(composer):
 def test_a_key_that_an_option_has_and_its_file_does_not_show_is_legal(composer, folder):
     line = "data.passage_columns.missing=[none]"
     plan = composer.plan(["data=folder", f"data.path={folder}", line])
-    assert plan.jobs[0].data.passage_columns.missing == ("none",)
+    assert list(plan.jobs[0].data.passage_columns.missing) == ["none"]
     assert f"++{line}" in plan.overrides  # the form that Hydra takes

@@ -1,0 +1,268 @@
+"""What a run leaves in MLflow, and what it must not leave there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from rag_experiments import tracking
+from rag_experiments.contracts import UserError
+
+SECRET = "do-not-record-me"
+
+
+def raw(**changes: Any) -> Any:
+    return OmegaConf.merge(
+        {
+            "seed": 1,
+            "model": {"weights": "org/name", "again": "${model.weights}", "beams": 1},
+            "labels": ["yes", "no"],
+            "empty": {},
+            "nothing": None,
+            "parts": [{"a": 1}],
+        },
+        changes,
+    )
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory) -> Path:
+    """An empty store: creating its tables takes seconds, so it is done once and copied."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking.Mlflow(uri=f"sqlite:///{path}")._client().search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(tables, tmp_path, monkeypatch):
+    """A store of this test's own, and a client that reads it."""
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(tables, tmp_path / "outputs" / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tracking.Mlflow()._client()
+
+
+def only_run(client: Any) -> Any:
+    (run,) = client.search_runs(["1"])
+    return run
+
+
+def artifact(name: str) -> Path:
+    (found,) = Path("outputs/mlartifacts").rglob(name)
+    return found
+
+
+def test_a_run_records_everything(client, tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "adapter.bin").write_bytes(b"1234")
+    with tracking.Mlflow(tags={"who": "me"}).start(
+        raw(), Path("outputs/x"), name="one", sweep="s-1", choices={"retriever": "bm25"}
+    ) as run:
+        run.log_metrics({"test/recall@5": 0.25, "test/f1": 0.5})
+        for step in (1, 2):
+            run.log_metrics({"train/loss": 1 / step}, step)
+        run.log_data("bio_qa", "f" * 64, {"train": 3, "test": 4})
+        run.log_predictions([{"id": "q1", "answers": ("a", "b")}, {"id": "q2", "extra": 1}])
+        run.log_folder(folder, "model")
+        run.log_environment({"python": "3", "git_commit": "c0ffee"})
+    found = only_run(client)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "one"
+    assert found.data.tags["sweep"] == "s-1"
+    assert found.data.tags["who"] == "me"
+    assert found.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert found.data.params == {
+        "retriever": "bm25",
+        "seed": "1",
+        "model.weights": "org/name",
+        "model.again": "org/name",
+        "model.beams": "1",
+        "labels": "[yes, no]",
+        "empty": "{}",
+        "nothing": "None",
+        "parts.0.a": "1",
+    }
+    # `@` is not legal in a name
+    assert found.data.metrics == {"test/recall_at_5": 0.25, "test/f1": 0.5, "train/loss": 0.5}
+    curve = client.get_metric_history(found.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5)]
+    (data,) = found.inputs.dataset_inputs
+    assert data.dataset.name == "bio_qa"
+    assert data.dataset.digest == "f" * 36
+    assert {tag.key: tag.value for tag in data.tags}["train"] == "3"
+    assert OmegaConf.load(artifact("config.yaml")) == raw()
+    table = json.loads(artifact("predictions.json").read_text())
+    assert table["columns"] == ["id", "answers", "extra"]
+    assert table["data"][0] == ["q1", ["a", "b"], None]
+    assert artifact("adapter.bin").read_bytes() == b"1234"
+    assert run.url == f"http://127.0.0.1:5000/#/experiments/1/runs/{found.info.run_id}"
+    assert run.ui_command == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db"
+
+
+def test_values_of_the_environment_and_credentials_are_never_recorded(client, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    config = raw(
+        token="${oc.env:MY_TOKEN}",
+        referred="${token}",
+        inside="Bearer ${oc.env:MY_TOKEN}",
+        listed=["${oc.env:MY_TOKEN}", "${token}"],
+        hub=f"https://user:{SECRET}@hub.example/path?access_token={SECRET}&page=2",
+    )
+    assert config.referred == SECRET  # what a run itself reads
+    with (
+        pytest.raises(ValueError, match="cannot read"),
+        tracking.Mlflow().start(config, Path("x"), name=f"uri=http://u:{SECRET}@h/"),
+    ):
+        raise ValueError(f"cannot read http://u:{SECRET}@h/")
+    params = only_run(client).data.params
+    assert params["token"] == params["referred"] == "${oc.env:MY_TOKEN}"
+    assert params["listed"] == "[${oc.env:MY_TOKEN}, ${oc.env:MY_TOKEN}]"
+    assert params["hub"] == "https://***@hub.example/path?access_token=***&page=2"
+    everything = b"".join(path.read_bytes() for path in Path().rglob("*") if path.is_file())
+    assert b"hub.example" in everything
+    assert SECRET.encode() not in everything
+
+
+def test_a_long_value_is_cut_with_a_note(client):
+    with tracking.Mlflow().start(raw(prompt="x" * 7000), Path("x")):
+        pass
+    value = only_run(client).data.params["prompt"]
+    assert len(value) == tracking.LONGEST_PARAMETER
+    assert value.endswith("... [7000 characters; whole in config.yaml]")
+    assert "x" * 7000 in artifact("config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "note"),
+    [
+        (ValueError("boom"), "FAILED", "ValueError: boom"),
+        (KeyboardInterrupt(), "KILLED", "interrupted by KeyboardInterrupt"),
+        (SystemExit(143), "KILLED", "interrupted by SystemExit"),
+    ],
+)
+def test_a_run_that_ends_badly_is_marked(client, error, status, note):
+    with pytest.raises(type(error)), tracking.Mlflow().start(raw(), Path("x")):
+        raise error
+    found = only_run(client)
+    assert found.info.status == status
+    assert found.data.tags["error"] == note
+
+
+def test_the_comparison_shows_what_differs_and_the_test_scores(client):
+    store = tracking.Mlflow()
+    for name, score in (("bm25", 0.25), ("dense", 0.5)):
+        choices = {"retriever": name, "model": "concat"}
+        with store.start(raw(), Path("x"), name=name, sweep="s", choices=choices) as run:
+            run.log_metrics({"test/f1": score, "test/f1_low": 0.0, "seconds/data": 1.0})
+    with store.start(raw(), Path("x"), name="another"):
+        pass
+    said = store.comparison("s")
+    command, table, side = said.splitlines()
+    assert "mlflow ui --backend-store-uri sqlite:///" in command
+    assert table.endswith("/runs?workflowType=machine_learning&viewStateShareKey=s")
+    assert "/#/compare-runs?runs=%5B%22" in side
+    tags = client.get_experiment("1").tags
+    view = json.loads(tags["mlflow.sharedViewState.s"])
+    assert view["searchFilter"] == "tags.sweep = 's'"
+    assert view["selectedColumns"] == ["params.`retriever`", "metrics.`test/f1`"]
+    assert "no run of the sweep t was tracked" in store.comparison("t")
+
+
+def test_the_address_comes_from_the_option_then_the_environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
+    assert tracking.Mlflow()._uri() == f"sqlite:///{tmp_path}/env.db"
+    assert tracking.Mlflow(uri="sqlite:////a/b.db")._uri() == "sqlite:////a/b.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.Mlflow()._uri() == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+
+
+def test_an_address_that_is_no_store_is_refused_before_a_run(monkeypatch):
+    (problem,) = tracking.Mlflow(uri="./mlruns").problems()
+    assert problem.startswith("uri: './mlruns' is no store for runs; legal: sqlite:///")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///somewhere")
+    (problem,) = tracking.Mlflow().problems()
+    assert problem.startswith("uri (from MLFLOW_TRACKING_URI): 'file:///somewhere'")
+    for legal in ("http://host:5000", "postgresql+psycopg2://u:p@h/db", "sqlite:///x.db"):
+        assert tracking.Mlflow(uri=legal).problems() == []
+
+
+def test_a_silent_server_is_one_line_at_once():
+    with pytest.raises(UserError, match=r"tracking\.uri: nothing answers at http://\*\*\*@127"):
+        tracking.Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
+
+
+def test_a_deleted_experiment_is_said(client):
+    store = tracking.Mlflow(experiment_name="old")
+    number = store.prepare()
+    client.delete_experiment(number)
+    with pytest.raises(UserError, match=r"'old' was deleted.*mlflow experiments restore -x 1"):
+        store.prepare()
+
+
+def test_tracking_none_records_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tracking.Off().start(raw(), Path("x"), name="a", sweep="b", choices={}) as run:
+        run.log_metrics({"a": 1.0})
+        run.log_predictions([{}])
+        assert run.url == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from rag_experiments.tracking import Mlflow
+with Mlflow().start(OmegaConf.create({"seed": int(sys.argv[1])}), Path("x")) as run:
+    run.log_metrics({"test/f1": 0.5})
+"""
+
+
+def test_processes_that_start_together_do_not_collide(tmp_path, monkeypatch):
+    """Two processes that create the same sqlite file at the same time crash without the lock."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    results: list[int] = []
+
+    def write(number: int) -> None:
+        command = [sys.executable, "-c", WRITER, str(number)]
+        results.append(subprocess.run(command, env=environment, timeout=120).returncode)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0, 0]
+    runs = tracking.Mlflow()._client().search_runs(["1"])
+    assert {run.data.params["seed"] for run in runs} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://me:pw@host/db", "postgresql://***@host/db"),
+        ("postgresql+psycopg2://me:p%40w@host/db", "postgresql+psycopg2://***@host/db"),
+        ("https://token@host/", "https://***@host/"),
+        ("http://a:b@c/ and http://d:e@f/", "http://***@c/ and http://***@f/"),
+        ("https://host/x?api_key=abc&y=1", "https://host/x?api_key=***&y=1"),
+        ("https://host/x?y=1", "https://host/x?y=1"),
+        ("a@b.example, see http://host/", "a@b.example, see http://host/"),
+        ("pypi:x==1/y#sha256=00", "pypi:x==1/y#sha256=00"),
+    ],
+)
+def test_mask(text, masked):
+    assert tracking.mask(text) == masked
