@@ -20,6 +20,10 @@ OUTCOME = "outcome.json"
 """Name of the file that a job leaves in its folder."""
 
 
+_NO_NAME = ("experiment=", "device=", "precision=", "cache_dir=", "tracking")
+"""Overrides that say nothing about what a run compares."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Who a running job is."""
@@ -45,8 +49,8 @@ def current_job() -> Job:
     experiment = hydra.runtime.choices.get("experiment") or "defaults"
     overrides = tuple(hydra.overrides.task)
     sweep = tag(Path(hydra.sweep.dir)) if hydra.mode == RunMode.MULTIRUN else None
-    own = [line for line in overrides if not line.lstrip("+").startswith("experiment=")]
-    name = ", ".join([experiment, *(line.lstrip("+") for line in own)])
+    lines = [line.lstrip("+") for line in overrides]
+    name = ", ".join([experiment, *(line for line in lines if not line.startswith(_NO_NAME))])
     choices = {
         group: str(option)
         for group, option in hydra.runtime.choices.items()

@@ -397,6 +397,7 @@ def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[
     chosen = [n for n in differing if "." not in n] or differing
     nested = [n for n in differing if "." in n and n.partition(".")[0] not in chosen]
     scores = sorted({key for run in metrics for key in run if key.startswith("test/")})
-    bounds = ("_low", "_high", "/low", "/high")
-    scores = [name for name in scores if not name.endswith(bounds)]
+    bounds = ("_low", "_high")
+    # Neither the ends of intervals nor the scores of a part of the test set.
+    scores = [name for name in scores if name.count("/") == 1 and not name.endswith(bounds)]
     return [f"params.`{n}`" for n in (*chosen, *nested)] + [f"metrics.`{n}`" for n in scores[:20]]
