@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rag_experiments.model.language_model import LanguageModel
 
 
+LONGEST_FOR_EAGER = 512
+"""Prompt tokens up to which eager attention, whose memory grows with their square, is harmless."""
+
+
 class Lora(Option):
     """Low-rank adapters (Hu et al. 2021): only they are trained and saved."""
 
@@ -46,6 +50,9 @@ class Generator(Option):
     """Extra variables for the chat template, e.g. `enable_thinking: false`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Implementation of attention, as transformers names them. auto: sdpa; on a CPU eager, which
+    trains a third faster there, unless prompts are so long that its memory would matter."""
     quantization: Literal["nf4"] | None = None
     """4-bit base weights under the adapters (QLoRA, Dettmers et al. 2023); needs a GPU."""
 
@@ -61,6 +68,13 @@ class Generator(Option):
                 "only causal models are one stack of layers; set adapter.last_layers=null"
             )
         return self
+
+    def attention_on(self, device: str) -> str:
+        """The implementation of attention to use on a device."""
+        if self.attention != "auto":
+            return self.attention
+        short = self.max_prompt_tokens <= LONGEST_FOR_EAGER
+        return "eager" if device == "cpu" and short else "sdpa"
 
     def load(self, runtime: Runtime, adapted: Path | None = None) -> LanguageModel:
         """Load weights and tokenizer; `adapted` is a folder that `LanguageModel.save` wrote."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ class LanguageModel(nn.Module):
 
     network: Any
 
-    def __init__(self, network: nn.Module, tokenizer: Any, dtype: torch.dtype):
+    def __init__(
+        self, network: nn.Module, tokenizer: Any, dtype: torch.dtype, quantized: bool = False
+    ):
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer
         self.dtype = dtype
+        self.quantized = quantized
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +88,29 @@ class LanguageModel(nn.Module):
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
         """Read prompts once, so that answers can be decoded and scored after them."""
         raise NotImplementedError
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Adapters added into the weights, for prediction: fewer and larger products.
+
+        The weights are put back as they were, to the last bit. Quantized weights stay as they
+        are.
+        """
+        from peft import PeftModel
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if not isinstance(self.network, PeftModel) or self.quantized:
+            yield
+            return
+        layers: list[Any] = [m for m in self.network.modules() if isinstance(m, BaseTunerLayer)]
+        kept = [layer.get_base_layer().weight.data.clone() for layer in layers]
+        self.network.merge_adapter()
+        try:
+            yield
+        finally:
+            for layer, weight in zip(layers, kept, strict=True):
+                layer.get_base_layer().weight.data = weight
+                layer.merged_adapters.clear()
 
     def save(self, folder: Path) -> None:
         """Save what training changed (adapters alone, where there are some) and the tokenizer."""
@@ -325,7 +352,12 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    network: Any = loader.from_pretrained(folder, dtype=torch.float32, **extra)
+    network: Any = loader.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation=option.attention_on(runtime.device),
+        **extra,
+    )
     if option.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.enable_input_require_grads()
@@ -335,7 +367,7 @@ def load_language_model(
     if not option.quantization:
         network.to(runtime.device)
     model = EncoderDecoderModel if config.is_encoder_decoder else CausalLanguageModel
-    return model(network, tokenizer, dtype)
+    return model(network, tokenizer, dtype, quantized=option.quantization is not None)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from rag_experiments.contracts import Answer, Example, Runtime, Task
+from rag_experiments.contracts import Answer, Example, Passage, Runtime, Task, UserError
 from rag_experiments.functional import likelihood
 from rag_experiments.model.decoding import decode_answers
 from rag_experiments.model.language_model import (
@@ -83,18 +83,22 @@ class RagModel(nn.Module):
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Tensors of a batch without targets."""
-        rows, slots = [], []
+        rows: list[tuple[str, tuple[Passage, ...]]] = []
+        slots = []
         for example in examples:
             prompts = self.option.split(example.passages)
             slots.append(torch.arange(len(rows), len(rows) + len(prompts)))
             rows += [(example.question.question, passages) for passages in prompts]
         ids, mask = self.generator.pad_prompts(self.prompts.encode(rows))
-        priors = [
-            torch.tensor(
-                example.log_prior if len(own) == len(example.log_prior) else [0.0] * len(own)
-            )
-            for example, own in zip(examples, slots, strict=True)
-        ]
+        priors = []
+        for example, own in zip(examples, slots, strict=True):
+            prior = (0.0,) if len(own) == 1 else example.log_prior  # one prompt is sure
+            if len(prior) != len(own):
+                raise ValueError(
+                    f"question {example.question.id!r}: log_prior has {len(prior)} entries for "
+                    f"{len(own)} passages"
+                )
+            priors.append(torch.tensor(prior))
         return {
             "prompt_ids": ids,
             "prompt_mask": mask,
@@ -182,7 +186,7 @@ class RagModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), self.generator.autocast():
+            with torch.inference_mode(), self.generator.merged(), self.generator.autocast():
                 yield
         finally:
             self.train(was_training)
@@ -213,14 +217,12 @@ class RagModel(nn.Module):
     def _generate(
         self, state: DecodingState, slots: Tensor, log_prior: Tensor, **extra: Any
     ) -> Tensor:
-        pad_id = self.generator.pad_id
         return decode_answers(
             state,
             slots,
             log_prior,
-            start_id=pad_id,
             end_id=self.generator.end_id,
-            pad_id=pad_id,
+            pad_id=self.generator.pad_id,
             max_new_tokens=self.prompts.task.max_answer_tokens,
             **self.option.decoding.generation(),
             **extra,
@@ -351,7 +353,10 @@ class RagSequenceModel(RagModel):
                 joint = float(log_prior[i, n] + value)
                 collected[i].setdefault(candidate, []).append(joint)
         return [
-            {ids: float(torch.logsumexp(torch.tensor(joint), 0)) for ids, joint in own.items()}
+            {
+                ids: float(torch.logsumexp(torch.tensor(joint, dtype=torch.float64), 0))
+                for ids, joint in own.items()
+            }
             for own in collected
         ]
 
@@ -456,7 +461,10 @@ def load_rag_model(
     encoder = None
     if encode_queries:
         if option.query_encoder is None:
-            raise ValueError("the retriever searches by vector; set model/query_encoder")
+            raise UserError(
+                "model.query_encoder: null, but the retriever searches by vector; choose one, "
+                "e.g. model/query_encoder=minilm"
+            )
         trained = None if folder is None else folder / "query_encoder"
         encoder = option.query_encoder.load(
             runtime, trained if trained is not None and trained.is_dir() else None
