@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -45,10 +46,11 @@ class PassageCache(Cache):
         return self.length
 
     def next_log_probs(self) -> Tensor:
-        """Marginal log-probabilities [b, v] of the next token."""
+        """Marginal log-probabilities [b, v + 1] of the next token; the last is the placeholder."""
         logits = self.state.next_logits
         each = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
-        return rag_token_next_log_probs(each[self.slots.clamp(min=0)], self.log_prior)
+        mixed = rag_token_next_log_probs(each[self.slots.clamp(min=0)], self.log_prior)
+        return functional.pad(mixed, (0, 1), value=-torch.inf)
 
 
 class AnswerDecoder(PreTrainedModel, GenerationMixin):
@@ -57,8 +59,8 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
     config_class = PretrainedConfig
     _supports_cache_class = True
 
-    def __init__(self, device: torch.device, vocabulary: int):
-        super().__init__(PretrainedConfig(vocab_size=vocabulary, is_encoder_decoder=False))
+    def __init__(self, device: torch.device):
+        super().__init__(PretrainedConfig(is_encoder_decoder=False))
         self._device = device
 
     @property
@@ -82,7 +84,7 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         answers = len(past_key_values.slots)
         if past_key_values.length == 0:
-            # The start token is a placeholder: the prompts were read before. Beams and samples
+            # There is only the placeholder yet: the prompts were read before. Beams and samples
             # of one question start from the same rows.
             beams = len(input_ids) // answers
             past_key_values.select(
@@ -102,7 +104,6 @@ def decode_answers(
     slots: Tensor,
     log_prior: Tensor,
     *,
-    start_id: int,
     end_id: int,
     pad_id: int,
     **generation: Any,
@@ -112,14 +113,17 @@ def decode_answers(
     state: r prompts that were read; slots [b, n]: the row of each passage, -1 for absent ones;
     log_prior [b, n]. `generation` are fields of transformers' `GenerationConfig`
     (`max_new_tokens`, `num_beams`, `do_sample`, `length_penalty`, ...). Returns ids
-    [b * num_return_sequences, t], without the start token, padded with `pad_id`.
+    [b * num_return_sequences, t], after the end token `pad_id` or `end_id`.
     """
     device = slots.device
-    decoder = AnswerDecoder(device, state.next_logits.shape[-1])
+    decoder: Any = AnswerDecoder(device)
+    # `generate` wants a first token. It is none of the vocabulary: penalties on repetition would
+    # count it, and a padding token is often the end token as well.
+    placeholder = state.next_logits.shape[-1]
     config = GenerationConfig(
-        bos_token_id=start_id, eos_token_id=end_id, pad_token_id=pad_id, **generation
+        bos_token_id=placeholder, eos_token_id=end_id, pad_token_id=pad_id, **generation
     )
-    start = torch.full((len(slots), 1), start_id, dtype=torch.long, device=device)
+    start = torch.full((len(slots), 1), placeholder, dtype=torch.long, device=device)
     ids = decoder.generate(
         start,
         generation_config=config,

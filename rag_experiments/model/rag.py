@@ -25,6 +25,8 @@ class Decoding(Option):
     """Draw tokens instead of taking the likeliest."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of sampling."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from this many of the likeliest tokens; 0 takes all (unset, it would be 50)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the smallest set of tokens with this probability."""
     length_penalty: float = 1.0
@@ -38,7 +40,7 @@ class Decoding(Option):
         """Arguments of `GenerationConfig`."""
         chosen = self.model_dump()
         if not self.do_sample:
-            del chosen["temperature"], chosen["top_p"]
+            del chosen["temperature"], chosen["top_k"], chosen["top_p"]
         if self.num_beams == 1:
             del chosen["length_penalty"]
         return chosen
