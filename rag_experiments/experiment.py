@@ -59,7 +59,9 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
         dtype=reproducibility.resolve_dtype(config.precision, device),
         seed=config.seed,
     )
-    with config.tracking.start(raw, output_dir, name=job.name, sweep=job.sweep) as recorder:
+    with config.tracking.start(
+        raw, output_dir, name=job.name, sweep=job.sweep, choices=job.choices
+    ) as recorder:
         recorder.log_environment(
             {
                 **reproducibility.versions(),

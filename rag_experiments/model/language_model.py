@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,11 @@ class LanguageModel(nn.Module):
 
     network: Any
 
-    def __init__(
-        self, network: nn.Module, tokenizer: Any, dtype: torch.dtype, quantized: bool = False
-    ):
+    def __init__(self, network: nn.Module, tokenizer: Any, dtype: torch.dtype):
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer
         self.dtype = dtype
-        self.quantized = quantized
 
     @property
     def device(self) -> torch.device:
@@ -88,29 +84,6 @@ class LanguageModel(nn.Module):
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
         """Read prompts once, so that answers can be decoded and scored after them."""
         raise NotImplementedError
-
-    @contextmanager
-    def merged(self) -> Iterator[None]:
-        """Adapters added into the weights, for prediction: fewer and larger products.
-
-        The weights are put back as they were, to the last bit. Quantized weights stay as they
-        are.
-        """
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        if not isinstance(self.network, PeftModel) or self.quantized:
-            yield
-            return
-        layers: list[Any] = [m for m in self.network.modules() if isinstance(m, BaseTunerLayer)]
-        kept = [layer.get_base_layer().weight.data.clone() for layer in layers]
-        self.network.merge_adapter()
-        try:
-            yield
-        finally:
-            for layer, weight in zip(layers, kept, strict=True):
-                layer.get_base_layer().weight.data = weight
-                layer.merged_adapters.clear()
 
     def save(self, folder: Path) -> None:
         """Save what training changed (adapters alone, where there are some) and the tokenizer."""
@@ -367,7 +340,7 @@ def load_language_model(
     if not option.quantization:
         network.to(runtime.device)
     model = EncoderDecoderModel if config.is_encoder_decoder else CausalLanguageModel
-    return model(network, tokenizer, dtype, quantized=option.quantization is not None)
+    return model(network, tokenizer, dtype)
 
 
 def load_tokenizer(folder: Path) -> Any:

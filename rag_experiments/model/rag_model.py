@@ -186,7 +186,7 @@ class RagModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), self.generator.merged(), self.generator.autocast():
+            with torch.inference_mode(), self.generator.autocast():
                 yield
         finally:
             self.train(was_training)
