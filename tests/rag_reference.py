@@ -7,6 +7,7 @@ whole log_softmax. Token ids here: 0 pads, 1 begins, 2 ends.
 from __future__ import annotations
 
 import math
+import weakref
 from types import SimpleNamespace
 
 import torch
@@ -129,6 +130,34 @@ def make_questions(seed, counts, vocabulary=24, longest=9, longest_answer=5):
     ]
 
 
+def teach(model, questions, steps=30, learning_rate=0.03):
+    """Train a little: random models repeat one token for ever, answers should end by themselves."""
+    batch = collate(model, questions)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(**batch)["loss"].backward()
+            optimizer.step()
+    model.zero_grad()
+
+
+def gradients(network):
+    """Of every parameter, which are then cleared."""
+    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    network.zero_grad()
+    return found
+
+
+def assert_same_gradients(actual, expected, tolerance=1e-6):
+    """Within a share of each tensor's norm, or of a thousandth of the norm of all."""
+    whole = float(torch.stack([g.norm() for g in expected.values()]).norm())
+    assert whole > 0
+    for name, gradient in expected.items():
+        scale = max(float(gradient.norm()), 1e-3 * whole)
+        assert float((actual[name] - gradient).norm()) < tolerance * scale, name
+
+
 def collate(model, questions):
     """The batch that `RagModel.collate` would make of these ids."""
     language_model = model.generator
@@ -172,7 +201,20 @@ def clip(ids):
 
 
 def next_log_probs(network, prompt, answer=()):
-    """log p(v | prompt, answer so far): [v]."""
+    """log p(v | prompt, answer so far): [v]; kept, where no gradient is asked for."""
+    if torch.is_grad_enabled():
+        return _compute_next_log_probs(network, prompt, answer)
+    kept = _KEPT.setdefault(network, {})
+    key = (tuple(prompt), tuple(answer))
+    if key not in kept:
+        kept[key] = _compute_next_log_probs(network, prompt, answer)
+    return kept[key].clone()
+
+
+_KEPT = weakref.WeakKeyDictionary()
+
+
+def _compute_next_log_probs(network, prompt, answer):
     if network.config.is_encoder_decoder:
         start = network.config.decoder_start_token_id
         logits = network(
@@ -190,23 +232,26 @@ def answer_log_probs(network, prompt, answer):
     )
 
 
-def fused_log_probs(network, prompts, answer):
-    """Fusion-in-Decoder: encode each prompt alone, concatenate the states, decode: [t]."""
+def fused_next_log_probs(network, prompts, answer=()):
+    """Fusion-in-Decoder: encode each prompt alone, concatenate the states, decode: [v]."""
     encoder = network.get_encoder()
     states = torch.cat([encoder(torch.tensor([p])).last_hidden_state for p in prompts], 1)
     start = network.config.decoder_start_token_id
     logits = network(
-        encoder_outputs=(states,), decoder_input_ids=torch.tensor([[start, *answer[:-1]]])
+        encoder_outputs=(states,), decoder_input_ids=torch.tensor([[start, *answer]])
     ).logits
-    each = torch.log_softmax(logits[0], -1)
-    return torch.stack([each[t, y] for t, y in enumerate(answer)])
+    return torch.log_softmax(logits[0, -1], -1)
 
 
 def log_likelihood(name, network, question, answer=None):
     """log p(y|x) by the formulas of the papers."""
     answer = question.answer if answer is None else answer
     if name == "fusion":
-        return fused_log_probs(network, question.prompts, answer).sum()
+        each = [
+            fused_next_log_probs(network, question.prompts, answer[:t])[y]
+            for t, y in enumerate(answer)
+        ]
+        return torch.stack(each).sum()
     each = torch.stack([answer_log_probs(network, p, answer) for p in question.prompts])
     if name == "concat":
         assert len(each) == 1
