@@ -293,26 +293,17 @@ def test_adapters_alone_are_saved_and_come_back(kind, runtime, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged_adapters_predict_the_same_and_train_on(kind, precision, runtime):
+def test_adapters_train_on_after_a_prediction(kind, precision, runtime):
     runtime = dataclasses.replace(runtime, dtype=precision)
-    torch.manual_seed(0)
     model = load_language_model(make_option(kind, Lora(rank=4)), runtime)
-    move_weights(model)
-    expected = log_probs(model)
-    weights = {name: p.clone() for name, p in model.network.named_parameters()}
-    with torch.inference_mode(), model.merged():
-        merged = log_probs(model)
-        assert any(not torch.equal(p, weights[n]) for n, p in model.network.named_parameters())
-    torch.testing.assert_close(
-        merged, expected, rtol=0, atol=1e-5 if precision == "float32" else 0.1
-    )
-    assert all(torch.equal(p, weights[n]) for n, p in model.network.named_parameters())
-    assert torch.equal(log_probs(model), expected)
+    with torch.inference_mode():
+        log_probs(model)
     model.train()
     with model.autocast():
         model.answer_log_probs(*batch(model, [0, 1])).sum().backward()
     trained = [p for p in model.network.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert any(p.grad.abs().sum() > 0 for p in trained)
 
 
 @pytest.mark.parametrize("kind", KINDS)

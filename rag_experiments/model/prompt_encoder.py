@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rag_experiments.contracts import Passage, Question, Task
+from rag_experiments.contracts import Passage, Question, Task, UserError
 from rag_experiments.model.generator import Generator
 
 log = logging.getLogger(__name__)
@@ -97,34 +97,45 @@ class PromptEncoder:
         return ids
 
     def _cut(self, question: str, passages: Sequence[Passage], limit: int) -> list[int]:
+        ids: list[int] = []
+        # Titles only where texts are gone and it is not enough.
+        for field in ("text", "title"):
+            passages, ids = self._shorten(question, passages, field, limit)
+            if len(ids) <= limit:
+                return ids
+        raise UserError(
+            f"the prompt of {question!r} takes {len(ids)} tokens without any passage; "
+            f"model.generator.max_prompt_tokens is {limit}; raise it to at least {len(ids)}"
+        )
+
+    def _shorten(
+        self, question: str, passages: Sequence[Passage], field: str, limit: int
+    ) -> tuple[list[Passage], list[int]]:
+        """The passages with a field cut to the most tokens that fit, or to none, and the ids."""
+        values = [getattr(passage, field) for passage in passages]
         encoded = self.tokenizer(
-            [passage.text for passage in passages],
+            values or [""],
             add_special_tokens=False,
             return_offsets_mapping=True,
             verbose=False,
         )
         lengths = [len(ids) for ids in encoded.input_ids]
         frame = self._tokenize(
-            [self.write(question, [replace(passage, text="") for passage in passages])]
+            [self.write(question, [replace(passage, **{field: ""}) for passage in passages])]
         )[0]
         cap = _longest_cap(lengths, limit - len(frame))
         while True:
             shorter = [
-                replace(passage, text=passage.text[: offsets[cap - 1][1]] if cap else "")
+                replace(passage, **{field: value[: offsets[cap - 1][1]] if cap else ""})
                 if length > cap
                 else passage
-                for passage, offsets, length in zip(
-                    passages, encoded.offset_mapping, lengths, strict=True
+                for passage, value, offsets, length in zip(
+                    passages, values, encoded.offset_mapping, lengths, strict=False
                 )
             ]
             ids = self._tokenize([self.write(question, shorter)])[0]
-            if len(ids) <= limit:
-                return ids
-            if cap == 0:
-                raise ValueError(
-                    f"the prompt of {question!r} takes {len(ids)} tokens without any passage; "
-                    f"max_prompt_tokens is {limit}"
-                )
+            if len(ids) <= limit or cap == 0:
+                return shorter, ids
             # Pieces join other pieces at a seam, so the sum can be off by a few tokens.
             cap = max(0, cap - max(1, (len(ids) - limit) // len(passages)))
 
