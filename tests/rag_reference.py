@@ -200,21 +200,25 @@ def clip(ids):
 # -- references ------------------------------------------------------------------------------
 
 
-def next_log_probs(network, prompt, answer=()):
-    """log p(v | prompt, answer so far): [v]; kept, where no gradient is asked for."""
-    if torch.is_grad_enabled():
-        return _compute_next_log_probs(network, prompt, answer)
-    kept = _KEPT.setdefault(network, {})
-    key = (tuple(prompt), tuple(answer))
-    if key not in kept:
-        kept[key] = _compute_next_log_probs(network, prompt, answer)
-    return kept[key].clone()
+def keep(compute):
+    """Remember log-probabilities of a network, where no gradient is asked for."""
+    kept = weakref.WeakKeyDictionary()
+
+    def look_up(network, prompt, answer=()):
+        if torch.is_grad_enabled():
+            return compute(network, prompt, answer)
+        own = kept.setdefault(network, {})
+        key = (str(prompt), tuple(answer))
+        if key not in own:
+            own[key] = compute(network, prompt, answer)
+        return own[key].clone()
+
+    return look_up
 
 
-_KEPT = weakref.WeakKeyDictionary()
-
-
-def _compute_next_log_probs(network, prompt, answer):
+@keep
+def next_log_probs(network, prompt, answer):
+    """log p(v | prompt, answer so far): [v]."""
     if network.config.is_encoder_decoder:
         start = network.config.decoder_start_token_id
         logits = network(
@@ -232,7 +236,8 @@ def answer_log_probs(network, prompt, answer):
     )
 
 
-def fused_next_log_probs(network, prompts, answer=()):
+@keep
+def fused_next_log_probs(network, prompts, answer):
     """Fusion-in-Decoder: encode each prompt alone, concatenate the states, decode: [v]."""
     encoder = network.get_encoder()
     states = torch.cat([encoder(torch.tensor([p])).last_hidden_state for p in prompts], 1)
