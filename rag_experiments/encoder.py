@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rag_experiments.contracts import Runtime, UserError
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls", "dpr"]
 
+_DPR = ("DPRQuestionEncoder", "DPRContextEncoder")
 _SETTINGS_FILE = "encoder.json"
 _SORTED_AT_ONCE = 1 << 14  # texts; the token ids of millions would not fit in memory
 
@@ -53,7 +54,6 @@ class TextEncoder:
         self.max_length = max_length
         self.texts_cut = 0
         """Texts that `encode` has cut to `max_length` tokens so far."""
-        self._check_length()
 
     @classmethod
     def load(
@@ -63,20 +63,21 @@ class TextEncoder:
         pooling: Pooling = "mean",
         normalize: bool = True,
         max_length: int = 256,
+        place: str = "encoder",
     ) -> TextEncoder:
-        """Encoder from a folder that `save_pretrained` wrote, in float32, in evaluation mode."""
+        """Encoder from a folder that `save_pretrained` wrote, in float32, in evaluation mode.
+
+        Raises UserError, its lines under the key `place`, where the weights do not fit.
+        """
+        problems = find_problems(folder, pooling, max_length)
+        if problems:
+            raise UserError([f"{place}.{line}" for line in problems])
         network = _load_network(folder, pooling)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return cls(network.eval(), tokenizer, runtime, pooling, normalize, max_length)
 
-    @classmethod
-    def load_saved(cls, folder: Path, runtime: Runtime) -> TextEncoder:
-        """Encoder that `save` wrote, with its own pooling, normalization and length."""
-        settings = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        return cls.load(folder, runtime, **settings)
-
     def save(self, folder: Path) -> None:
-        """Write weights, tokenizer and settings; `load_saved` and `from_pretrained` read them."""
+        """Write weights and tokenizer, as `load` reads them, and the settings, for a reader."""
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -90,9 +91,7 @@ class TextEncoder:
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        config = self.network.config
-        projection = getattr(config, "projection_dim", 0) if self.pooling == "dpr" else 0
-        return int(projection or config.hidden_size)
+        return _dimension(self.network.config, self.pooling)
 
     def encode(
         self,
@@ -155,7 +154,7 @@ class TextEncoder:
         return {name: values.to(self.runtime.device) for name, values in padded.items()}
 
     def _pool(self, batch: dict[str, Tensor]) -> Tensor:
-        with self._precision():
+        with precision(self.runtime):
             output = self.network(**batch)
         # Pooling and norm in float32: sums over tokens lose digits in 16 bits.
         if self.pooling == "dpr":
@@ -168,36 +167,51 @@ class TextEncoder:
             vectors = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
-    def _precision(self) -> Any:
-        if self.runtime.dtype == "float32":
-            return contextlib.nullcontext()
-        device = torch.device(self.runtime.device).type
-        return torch.autocast(device, dtype=getattr(torch, self.runtime.dtype))
 
-    def _check_length(self) -> None:
-        config = self.network.config
-        positions = getattr(config, "max_position_embeddings", None)
-        # RoBERTa and its kin number positions from the padding id on.
-        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-        if positions is not None and self.max_length > positions - offset:
-            raise UserError(
-                f"max_length: {self.max_length} is more than the encoder reads; "
-                f"legal: at most {positions - offset}"
-            )
+def precision(runtime: Runtime) -> Any:
+    """Mixed precision for matrix products, where the run decided for it."""
+    if runtime.dtype == "float32":
+        return contextlib.nullcontext()
+    device = torch.device(runtime.device).type
+    return torch.autocast(device, dtype=getattr(torch, runtime.dtype))
+
+
+def find_problems(folder: Path, pooling: Pooling, max_length: int) -> list[str]:
+    """What does not fit the weights in a folder, one line each; reads their config.json only."""
+    config = AutoConfig.from_pretrained(folder)
+    problems = []
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa and its kin number positions from the padding id on.
+    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    if positions is not None and max_length > positions - offset:
+        problems.append(
+            f"max_length: {max_length} is more than the encoder reads; "
+            f"legal: at most {positions - offset}"
+        )
+    names = config.architectures or []
+    if pooling == "dpr" and not any(name in _DPR for name in names):
+        problems.append(
+            f"pooling: 'dpr' needs {' or '.join(_DPR)}, but {folder.name!r} holds "
+            f"{', '.join(names) or config.model_type}; use 'mean' or 'cls'"
+        )
+    return problems
+
+
+def read_dimension(folder: Path, pooling: Pooling) -> int:
+    """Numbers in a vector of the encoder in a folder; reads its config.json only."""
+    return _dimension(AutoConfig.from_pretrained(folder), pooling)
+
+
+def _dimension(config: Any, pooling: Pooling) -> int:
+    projection = getattr(config, "projection_dim", 0) if pooling == "dpr" else 0
+    return int(projection or config.hidden_size)
 
 
 def _load_network(folder: Path, pooling: Pooling) -> Any:
     if pooling != "dpr":
         return AutoModel.from_pretrained(folder)
-    from transformers import AutoConfig, DPRContextEncoder, DPRQuestionEncoder
+    import transformers
 
-    config = AutoConfig.from_pretrained(folder)
-    known = {"DPRQuestionEncoder": DPRQuestionEncoder, "DPRContextEncoder": DPRContextEncoder}
-    names = config.architectures or []
-    for name in names:
-        if name in known:
-            return known[name].from_pretrained(folder)
-    raise UserError(
-        f"pooling: 'dpr' needs {' or '.join(known)}, but {folder.name!r} holds "
-        f"{', '.join(names) or config.model_type}; use 'mean' or 'cls'"
-    )
+    names = AutoConfig.from_pretrained(folder).architectures
+    name = next(name for name in names if name in _DPR)
+    return getattr(transformers, name).from_pretrained(folder)

