@@ -429,8 +429,38 @@ def test_a_reranker_cuts_passages_and_refuses_questions_that_fill_it(
 
 
 def test_a_model_that_is_no_cross_encoder_is_refused(passages, runtime):
-    with pytest.raises(UserError, match="a cross-encoder is a sequence classifier"):
-        BM25(reranker=CrossEncoder(weights="random:bert")).build(passages, runtime)
+    retriever = BM25(reranker=CrossEncoder(weights="random:bert"))
+    with pytest.raises(UserError, match=r"^retriever\.reranker\.weights: .* sequence classifier"):
+        retriever.build(passages, runtime)
+    (problem,) = retriever.question_problems(ask("phage"), runtime)
+    assert problem.startswith("reranker.weights: ")
+
+
+def test_what_does_not_fit_the_weights_is_found_before_anything_is_embedded(
+    runtime, cross_encoder_folder, monkeypatch
+):
+    from rag_experiments.encoder import TextEncoder
+
+    monkeypatch.setattr(TextEncoder, "load", None)  # no weights are loaded
+    long = Encoder(weights="random:bert", max_length=4096)
+    assert Dense(encoder=TINY, index=IvfPq(m=8)).question_problems([], runtime) == []
+    problems = Dense(encoder=long, index=IvfPq(m=5)).question_problems([], runtime)
+    assert [line.split(":")[0] for line in problems] == ["encoder.max_length", "index.m"]
+    hybrid = Hybrid(lexical=BM25(), dense=Dense(encoder=long))
+    assert hybrid.question_problems([], runtime)[0].startswith("dense.encoder.max_length: 4096")
+
+    reranker = CrossEncoder(weights=str(cross_encoder_folder), max_length=24)
+    short, filling = ask("phage"), ask("phage " * 10)
+    assert BM25(reranker=reranker).question_problems(short, runtime) == []
+    (problem,) = BM25(reranker=reranker).question_problems([*short, *filling], runtime)
+    needed = int(problem.rpartition(" ")[2]) + 1
+    assert "after 1 of 2 questions" in problem
+    enough = CrossEncoder(weights=str(cross_encoder_folder), max_length=needed)
+    assert BM25(reranker=enough).question_problems(filling, runtime) == []
+
+
+def test_no_retriever_keeps_no_room_for_passages():
+    assert NoRetriever(top_k=3).top_k == 0
 
 
 def test_a_reranked_dense_retriever_is_not_differentiable():

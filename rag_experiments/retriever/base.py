@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from rag_experiments.contracts import Option, Runtime, Searcher, UserError
+from rag_experiments.contracts import Option, Question, Runtime, Searcher, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,6 +44,10 @@ class BaseRetriever(Option):
                 f"top_k: {self.top_k} is more than the {passage_count} passages; "
                 f"legal: 1 to {passage_count}"
             ]
+        return []
+
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each; reads configurations and tokenizers."""
         return []
 
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_experiments.contracts import Runtime
+from rag_experiments.contracts import Question, Runtime
 from rag_experiments.retriever.encoder import Encoder
 from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
 from rag_experiments.retriever.reranker import RerankedRetriever
@@ -41,6 +42,16 @@ class Dense(RerankedRetriever):
     def data_problems(self, passage_count: int) -> list[str]:
         """What does not fit a knowledge source of `passage_count` passages, one line each."""
         return [*super().data_problems(passage_count), *self.index.data_problems(passage_count)]
+
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each; reads configurations and tokenizers."""
+        problems = super().question_problems(questions, runtime)
+        encoder = [f"encoder.{line}" for line in self.encoder.weight_problems(runtime)]
+        return [
+            *problems,
+            *encoder,
+            *self.index.dimension_problems(self.encoder.dimension(runtime)),
+        ]
 
     def build_first(self, passages: Dataset, runtime: Runtime) -> DenseSearcher:
         """Embed passages (or take the vectors from the cache) and index them."""

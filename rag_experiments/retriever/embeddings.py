@@ -39,7 +39,9 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> tup
     parts = {
         "version": _VERSION,
         "passages": fingerprint,
-        "weights": weights.fingerprint(encoder.weights, runtime.cache_dir),
+        "weights": weights.fingerprint(
+            encoder.weights, runtime.cache_dir, "retriever.encoder.weights"
+        ),
         "pooling": encoder.pooling,
         "normalize": encoder.normalize,
         "max_length": encoder.max_length,
@@ -101,7 +103,7 @@ def _write_entry(
         out=vectors,
     )
     vectors.flush()
-    entry = {"parts": parts, "sha256": _hash(partial / "vectors.npy")}
+    entry = {"parts": parts, "sha256": weights.hash_file(partial / "vectors.npy")}
     (partial / "entry.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
 
@@ -110,7 +112,7 @@ def _find_damage(folder: Path, count: int) -> str | None:
     """Why an entry cannot be used, or None."""
     try:
         entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
-        if _hash(folder / "vectors.npy") != entry["sha256"]:
+        if weights.hash_file(folder / "vectors.npy") != entry["sha256"]:
             return f"the entry {folder} is damaged (its checksum differs)"
         if len(np.load(folder / "vectors.npy", mmap_mode="r")) != count:
             return f"the entry {folder} is damaged (its length differs)"
@@ -141,11 +143,3 @@ def _explain_miss(root: Path, parts: dict[str, Any]) -> str:
     fewest = min(len(names) for names in differences)
     nearest = next(names for names in differences if len(names) == fewest)
     return f"the nearest entry differs in {', '.join(nearest)}"
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

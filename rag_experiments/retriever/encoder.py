@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -42,5 +43,27 @@ class Encoder(Option):
         """The encoder, ready to encode."""
         from rag_experiments.encoder import TextEncoder
 
-        folder = weights_module.resolve(self.weights, runtime.cache_dir)
-        return TextEncoder.load(folder, runtime, self.pooling, self.normalize, self.max_length)
+        return TextEncoder.load(
+            self._folder(runtime),
+            runtime,
+            self.pooling,
+            self.normalize,
+            self.max_length,
+            place="retriever.encoder",
+        )
+
+    def weight_problems(self, runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each; reads their config.json only."""
+        from rag_experiments.encoder import find_problems
+
+        return find_problems(self._folder(runtime), self.pooling, self.max_length)
+
+    def dimension(self, runtime: Runtime) -> int:
+        """Numbers in a vector, as the weights' config.json has it."""
+        from rag_experiments.encoder import read_dimension
+
+        return read_dimension(self._folder(runtime), self.pooling)
+
+    def _folder(self, runtime: Runtime) -> Path:
+        place = "retriever.encoder.weights"
+        return weights_module.resolve(self.weights, runtime.cache_dir, place)

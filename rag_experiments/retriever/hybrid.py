@@ -75,6 +75,12 @@ class Hybrid(RerankedRetriever):
         index = self.dense.index.data_problems(passage_count)
         return [*super().data_problems(passage_count), *(f"dense.{line}" for line in index)]
 
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each; reads configurations and tokenizers."""
+        dense = self.dense.question_problems(questions, runtime)
+        own = super().question_problems(questions, runtime)
+        return [*own, *(f"dense.{line}" for line in dense)]
+
     def build_first(self, passages: Dataset, runtime: Runtime) -> Searcher:
         """Build both parts."""
         return HybridSearcher(

@@ -24,6 +24,10 @@ class _Index(Option):
         """What does not fit `passage_count` passages, one line each."""
         return []
 
+    def dimension_problems(self, dimension: int) -> list[str]:
+        """What does not fit vectors of `dimension` numbers, one line each."""
+        return []
+
     def build(self, vectors: np.ndarray) -> Any:
         """FAISS index of vectors `[n, dimension]` float32; ids are row numbers."""
         raise NotImplementedError
@@ -117,17 +121,21 @@ class IvfPq(_Index):
             )
         return problems
 
+    def dimension_problems(self, dimension: int) -> list[str]:
+        """A number of codes that vectors cannot be cut into."""
+        if dimension % self.m == 0:
+            return []
+        legal = [str(i) for i in range(1, dimension + 1) if dimension % i == 0]
+        return [
+            f"index.m: {self.m} does not divide the {dimension} dimensions of the encoder; "
+            f"legal: {', '.join(legal)}"
+        ]
+
     def build(self, vectors: np.ndarray) -> Any:
         import faiss
 
-        problems = self.data_problems(len(vectors))
         dimension = vectors.shape[1]
-        if dimension % self.m:
-            legal = [str(i) for i in range(1, dimension + 1) if dimension % i == 0]
-            problems.append(
-                f"index.m: {self.m} does not divide the {dimension} dimensions of the encoder; "
-                f"legal: {', '.join(legal)}"
-            )
+        problems = [*self.data_problems(len(vectors)), *self.dimension_problems(dimension)]
         if problems:
             raise UserError([f"retriever.{problem}" for problem in problems])
         index = faiss.IndexIVFPQ(

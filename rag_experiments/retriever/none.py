@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever
@@ -20,7 +20,12 @@ class NoRetriever(BaseRetriever):
     """The model sees no passage (lower bound of what retrieval adds)."""
 
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Has no effect: there are no passages. Accepted so that sweeps over top_k run."""
+    """Has no effect, and is 0 whatever is given: accepted so that sweeps over top_k run."""
+
+    @field_validator("top_k")
+    @classmethod
+    def _is_none(cls, value: int) -> int:
+        return 0  # so that no prompt keeps room for passages
 
     def data_problems(self, passage_count: int) -> list[str]:
         """None: any knowledge source will do."""

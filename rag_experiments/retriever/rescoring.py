@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher, UserError
-from rag_experiments.encoder import TextEncoder
+from rag_experiments.encoder import TextEncoder, precision
 from rag_experiments.retriever.base import fingerprint_passages, join_title, write_manifest
 
 if TYPE_CHECKING:
@@ -49,34 +48,16 @@ class CrossEncoderRescorer:
         cls, folder: Path, runtime: Runtime, max_length: int, batch_size: int
     ) -> CrossEncoderRescorer:
         """Rescorer from a folder that `save_pretrained` wrote."""
-        from transformers import (
-            AutoConfig,
-            AutoModelForSequenceClassification,
-            AutoTokenizer,
-        )
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(folder)
-        architectures = config.architectures or []
-        fits = any(name.endswith("ForSequenceClassification") for name in architectures)
-        if not fits or config.num_labels != 1:
-            raise UserError(
-                f"reranker: {folder.name!r} holds {', '.join(architectures) or 'no architecture'} "
-                f"with {config.num_labels} labels; a cross-encoder is a sequence classifier "
-                "with one"
-            )
-        positions = getattr(config, "max_position_embeddings", max_length)
-        if max_length > positions:
-            raise UserError(
-                f"reranker.max_length: {max_length} is more than the model reads; "
-                f"legal: at most {positions}"
-            )
+        _refuse(find_problems(folder, max_length, ()))
         network = AutoModelForSequenceClassification.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return cls(network, tokenizer, runtime, max_length, batch_size)
 
     def score(self, questions: Sequence[str], passages: Sequence[str]) -> np.ndarray:
         """Scores [n] float32: the logits of n pairs."""
-        self._check_questions(questions)
+        _refuse(_question_problems(self.tokenizer, self.max_length, questions))
         lengths = [len(q) + len(p) for q, p in zip(questions, passages, strict=True)]
         order = np.argsort(-np.array(lengths), kind="stable")
         scores = np.empty(len(questions), dtype=np.float32)
@@ -93,7 +74,7 @@ class CrossEncoderRescorer:
                     return_tensors="pt",
                 )
                 cut += sum(1 for encoding in batch.encodings or () if encoding.overflowing)
-                with self._precision():
+                with precision(self.runtime):
                     logits = self.network(**batch.to(self.runtime.device)).logits  # [rows, 1]
                 scores[rows] = logits[:, 0].float().cpu().numpy()
                 bar.update(len(rows))
@@ -111,28 +92,49 @@ class CrossEncoderRescorer:
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def _check_questions(self, questions: Sequence[str]) -> None:
-        room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
-        unique = list(dict.fromkeys(questions))
-        problems = []
-        for text, ids in zip(
-            unique,
-            self.tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"],
-            strict=True,
-        ):
-            if len(ids) >= room:
-                problems.append(
-                    f"reranker.max_length: {self.max_length} leaves no room for a passage after "
-                    f"the question {text[:60]!r} of {len(ids)} tokens; raise it"
-                )
-        if problems:
-            raise UserError(problems)
 
-    def _precision(self) -> Any:
-        if self.runtime.dtype == "float32":
-            return contextlib.nullcontext()
-        device = torch.device(self.runtime.device).type
-        return torch.autocast(device, dtype=getattr(torch, self.runtime.dtype))
+def find_problems(folder: Path, max_length: int, questions: Sequence[str]) -> list[str]:
+    """What does not fit a cross-encoder, one line each; its weights are not loaded."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder)
+    architectures = config.architectures or []
+    fits = any(name.endswith("ForSequenceClassification") for name in architectures)
+    if not fits or config.num_labels != 1:
+        return [
+            f"weights: {folder.name!r} holds {', '.join(architectures) or 'no architecture'} "
+            f"with {config.num_labels} labels; a cross-encoder is a sequence classifier with one"
+        ]
+    positions = getattr(config, "max_position_embeddings", max_length)
+    if max_length > positions:
+        return [
+            f"max_length: {max_length} is more than the model reads; legal: at most {positions}"
+        ]
+    if not questions:
+        return []
+    return _question_problems(AutoTokenizer.from_pretrained(folder), max_length, questions)
+
+
+def _question_problems(tokenizer: Any, max_length: int, questions: Sequence[str]) -> list[str]:
+    """Questions that leave no room for a passage."""
+    frame = tokenizer.num_special_tokens_to_add(pair=True)
+    unique = list(dict.fromkeys(questions))
+    encoded = tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"]
+    lengths = [len(ids) for ids in encoded]
+    long = sum(length >= max_length - frame for length in lengths)
+    if not long:
+        return []
+    longest = max(range(len(unique)), key=lengths.__getitem__)
+    return [
+        f"max_length: {max_length} leaves no room for a passage after {long} of {len(unique)} "
+        f"questions; the longest, {unique[longest][:60]!r}, has {lengths[longest]} tokens: give "
+        f"more than {lengths[longest] + frame}"
+    ]
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError([f"retriever.reranker.{line}" for line in problems])
 
 
 class BiEncoderRescorer:
