@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rag_experiments.contracts import Option, Runtime
+from rag_experiments.weights import find_problem
 
 if TYPE_CHECKING:
     from rag_experiments.model.language_model import LanguageModel
@@ -68,6 +70,28 @@ class Generator(Option):
                 "only causal models are one stack of layers; set adapter.last_layers=null"
             )
         return self
+
+    def problems(self) -> list[str]:
+        """What is wrong with the weights' name, found without a network."""
+        problem = find_problem(self.weights)
+        return [f"weights: {problem}"] if problem else []
+
+    def device_problems(self, device: str) -> list[str]:
+        """What the machine lacks for these weights, one line each."""
+        if self.quantization is None:
+            return []
+        problems = []
+        if not device.startswith("cuda"):
+            problems.append(
+                f"quantization: {self.quantization} needs an NVIDIA GPU, but the device is "
+                f"{device}; set model.generator.quantization=null or choose smaller weights"
+            )
+        if find_spec("bitsandbytes") is None:
+            problems.append(
+                f"quantization: {self.quantization} needs the package bitsandbytes, which is not "
+                "installed: pip install 'rag-experiments[qlora]'"
+            )
+        return problems
 
     def attention_on(self, device: str) -> str:
         """The implementation of attention to use on a device."""

@@ -303,8 +303,11 @@ def load_language_model(
     `adapted` is a folder that `LanguageModel.save` wrote: adapters, or whole weights. Raises
     UserError where the weights are of the other kind than the option says.
     """
+    lacking = option.device_problems(runtime.device)
+    if lacking:
+        raise UserError([f"model.generator.{line}" for line in lacking])
     whole = adapted if adapted is not None and option.adapter is None else None
-    folder = whole or resolve(option.weights, runtime.cache_dir)
+    folder = whole or resolve(option.weights, runtime.cache_dir, "model.generator.weights")
     config = AutoConfig.from_pretrained(folder)
     kind = "encoder_decoder" if config.is_encoder_decoder else "causal"
     if kind != option.kind:
@@ -319,6 +322,7 @@ def load_language_model(
     if option.quantization:
         from transformers import BitsAndBytesConfig
 
+        extra["device_map"] = {"": runtime.device}  # 4-bit weights are made where they stay
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=option.quantization,
@@ -347,7 +351,9 @@ def load_tokenizer(folder: Path) -> Any:
     """Tokenizer of a folder, with a padding token."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"weights: the tokenizer in {str(folder)!r} has no end token")
+        raise UserError(
+            f"model.generator.weights: the tokenizer in {str(folder)!r} has no end token"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -79,13 +79,57 @@ class PromptEncoder:
         needed = SHORTEST_PASSAGE * passages
         limit = self.option.max_prompt_tokens
         lengths = self._tokenize([self.write(q.question, empty) for q in questions])
+        tokens = {q.id: len(ids) for q, ids in zip(questions, lengths, strict=True)}
+        long = [name for name, count in tokens.items() if count + needed > limit]
+        if not long:
+            return []
+        longest = max(long, key=tokens.__getitem__)
         return [
-            f"question {question.id!r}: its prompt takes {len(ids)} tokens before any passage and "
-            f"{needed} are kept for passages, but model.generator.max_prompt_tokens is {limit}; "
-            f"raise it to at least {len(ids) + needed}"
-            for question, ids in zip(questions, lengths, strict=True)
-            if len(ids) + needed > limit
+            f"model.generator.max_prompt_tokens: {limit} is too small for {len(long)} of "
+            f"{len(questions)} questions; the longest, {longest!r}, takes {tokens[longest]} tokens "
+            f"before any passage and {needed} are kept for passages; set it to at least "
+            f"{tokens[longest] + needed}"
         ]
+
+    def window_problems(self, questions: Sequence[Question], config: Any) -> list[str]:
+        """What the model cannot hold: prompt and answer together, or each, by architecture.
+
+        `config` is that of the weights. Targets are trained on whole; those that are longer
+        than an answer may get are counted in the log.
+        """
+        labels, limit = self.task.labels, self.task.max_answer_tokens
+        texts = labels or [self.task.target(question) for question in questions]
+        lengths = [len(self.encode_answer(text)) for text in dict.fromkeys(texts)]
+        answer = max(lengths, default=0) if labels else max([limit, *lengths])
+        beyond = 0 if labels else sum(length > limit for length in lengths)
+        if beyond:
+            log.warning(
+                "%d of %d different target answers are longer than task.max_answer_tokens %d (the "
+                "longest has %d tokens): they are trained on whole, but not answered whole",
+                beyond,
+                len(lengths),
+                limit,
+                answer,
+            )
+        # Relative positions, as T5 has them, have no such number.
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if positions is None:
+            return []
+        name, prompt = "model.generator.max_prompt_tokens", self.option.max_prompt_tokens
+        shared = answer if self.option.kind == "causal" else 0
+        problems = []
+        if answer >= positions:
+            problems.append(
+                f"task.max_answer_tokens: {limit}; answers of up to {answer} tokens are more than "
+                f"the {positions} positions of {self.option.weights!r} hold"
+            )
+        elif prompt + shared > positions:
+            beside = f" beside {shared} of an answer" if shared else ""
+            problems.append(
+                f"{name}: {prompt}{beside} is more than the {positions} positions of "
+                f"{self.option.weights!r}; legal: at most {positions - shared}"
+            )
+        return problems
 
     def _tokenize(self, prompts: list[str]) -> list[list[int]]:
         special = self.option.kind == "encoder_decoder" or not self.chat

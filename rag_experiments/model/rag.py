@@ -78,16 +78,34 @@ class Rag(Option):
         )
 
     def question_problems(
-        self, questions: Sequence[Question], task: Task, top_k: int, runtime: Runtime
+        self,
+        questions: Sequence[Question],
+        task: Task,
+        top_k: int,
+        runtime: Runtime,
+        *,
+        encode_queries: bool = False,
     ) -> list[str]:
-        """Questions that would not fit the generator's window; loads the tokenizer only."""
+        """What would not fit the weights: windows of the generator and of the query encoder,
+        which counts with `encode_queries`. Loads tokenizers and configurations only."""
+        problems = self.generator.device_problems(runtime.device)
+        if problems:  # before large weights are fetched for nothing
+            return [f"model.generator.{line}" for line in problems]
+        from transformers import AutoConfig
+
         from rag_experiments.model.language_model import load_tokenizer
         from rag_experiments.model.prompt_encoder import PromptEncoder
         from rag_experiments.weights import resolve
 
-        tokenizer = load_tokenizer(resolve(self.generator.weights, runtime.cache_dir))
-        encoder = PromptEncoder(tokenizer, self.generator, task)
-        return encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
+        place = "model.generator.weights"
+        folder = resolve(self.generator.weights, runtime.cache_dir, place)
+        encoder = PromptEncoder(load_tokenizer(folder), self.generator, task)
+        problems = encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
+        problems += encoder.window_problems(questions, AutoConfig.from_pretrained(folder))
+        if encode_queries and self.query_encoder is not None:
+            found = self.query_encoder.weight_problems(runtime)
+            problems += [f"model.query_encoder.{line}" for line in found]
+        return problems
 
     def split(self, passages: tuple[Passage, ...]) -> list[tuple[Passage, ...]]:
         """Passages of each prompt; one prompt without passages where there are none."""
