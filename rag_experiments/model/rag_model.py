@@ -58,6 +58,8 @@ class RagModel(nn.Module):
         self.query_encoder = query_encoder
         # The encoder is no module itself; registered, its weights train and move with the rest.
         self.query_network = None if query_encoder is None else query_encoder.network
+        self.query_encoder_changed = False
+        """Whether the query encoder's weights are other than the pretrained ones."""
         self.train_query_encoder(False)
 
     @property
@@ -68,6 +70,7 @@ class RagModel(nn.Module):
         """Say whether gradients reach the query encoder."""
         if self.query_network is not None:
             self.query_network.requires_grad_(trained)
+            self.query_encoder_changed |= trained
 
     # -- batches -------------------------------------------------------------------------
 
@@ -198,8 +201,9 @@ class RagModel(nn.Module):
             return self._choose_labels(state, slots, log_prior)
         ids = self.decode(state, slots, log_prior)
         mask = answer_mask(ids, self.generator.end_id)
-        each = self.score_answers(state, slots, ids)
-        posterior = self.posterior(each, log_prior, mask)
+        posterior = None
+        if self.option.marginalizes:  # else there is none, and no need to score the answers
+            posterior = self.posterior(self.score_answers(state, slots, ids), log_prior, mask)
         return [
             Answer(text, () if posterior is None else present(posterior[i], slots[i]))
             for i, text in enumerate(self.prompts.decode(ids))
@@ -262,12 +266,9 @@ class RagModel(nn.Module):
         """Save what training may have changed: the generator (adapters alone, where there are
         some) with its tokenizer, and the query encoder if it was trained."""
         self.generator.save(folder / "generator")
-        encoder = self.query_encoder
-        trained = encoder is not None and any(
-            parameter.requires_grad for parameter in encoder.network.parameters()
-        )
-        if encoder is not None and trained:
-            encoder.save(folder / "query_encoder")
+        trained = self.query_encoder is not None and self.query_encoder_changed
+        if self.query_encoder is not None and trained:
+            self.query_encoder.save(folder / "query_encoder")
         (folder / "model.json").write_text(
             json.dumps({"model": type(self).__name__, "query_encoder_trained": trained}) + "\n"
         )
@@ -458,7 +459,8 @@ def load_rag_model(
     generator = load_language_model(
         option.generator, runtime, None if folder is None else folder / "generator"
     )
-    encoder = None
+    encoder: TextEncoder | None = None
+    trained: Path | None = None
     if encode_queries:
         if option.query_encoder is None:
             raise UserError(
@@ -466,8 +468,12 @@ def load_rag_model(
                 "e.g. model/query_encoder=minilm"
             )
         trained = None if folder is None else folder / "query_encoder"
-        encoder = option.query_encoder.load(
-            runtime, trained if trained is not None and trained.is_dir() else None
-        )
+        if trained is not None and not trained.is_dir():
+            trained = None
+        encoder = option.query_encoder.load(runtime, trained)
+    if task.labels and option.decoding != type(option.decoding)():
+        log.warning("model.decoding has no effect: the likeliest of the task's labels is taken")
     prompts = PromptEncoder(generator.tokenizer, option.generator, task)
-    return kind(option, generator, encoder, prompts)
+    model = kind(option, generator, encoder, prompts)
+    model.query_encoder_changed = trained is not None
+    return model
