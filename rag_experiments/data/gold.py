@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from rag_experiments.contracts import Passage, Question
-
-# The two forms that contains_answer compares; an index over other words would miss matches.
-from rag_experiments.functional.text import _search_forms as search_forms
-from rag_experiments.functional.text import contains_answer, normalize_answer
+from rag_experiments.functional.text import (
+    contains_answer,
+    normalize_answer,
+    search_forms,
+    strip_article,
+)
 
 LABEL_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "unknown"})
 """Answers that are a class and no words of a passage: "no" stands in most texts."""
-
-_ARTICLES = frozenset({"a", "an", "the"})
 
 
 def match_answers(
@@ -24,7 +24,8 @@ def match_answers(
 
     A match is one of whole words in title or text, as `contains_answer` has it. Answers that
     are labels (yes, no, maybe, ...) are not looked for. The rarest word of an answer leads to
-    the few passages that are compared at all.
+    the few passages that are compared at all: a word in the forms that `contains_answer`
+    compares.
     """
     from tqdm.auto import tqdm
 
@@ -33,7 +34,7 @@ def match_answers(
     for question in questions:
         for answer in question.answers:
             if answer not in forms and normalize_answer(answer) not in LABEL_WORDS:
-                forms[answer] = [_strip_article(form.split()) for form in search_forms(answer)]
+                forms[answer] = [strip_article(form.split()) for form in search_forms(answer)]
                 wanted.update(word for form in forms[answer] for word in form)
 
     texts = [f"{passage.title}\n{passage.text}" for passage in passages]
@@ -57,7 +58,3 @@ def match_answers(
         matched = {i for answer in question.answers for i in found.get(answer, ())}
         result.append(tuple(passages[i].id for i in sorted(matched)))
     return result
-
-
-def _strip_article(words: list[str]) -> list[str]:
-    return words[1:] if words and words[0] in _ARTICLES else words

@@ -211,8 +211,7 @@ def read_questions(
     reader.check_optional()
     if without_answers:
         result.notes.append(
-            f"{table.name}: {number(without_answers, 'question')} without an answer, for retrieval "
-            "only."
+            f"{table.name}: {number(without_answers, 'question')} without an answer."
         )
     other = () if use_contexts else (columns.context, columns.context_title)
     result.notes += reader.notes(other)

@@ -69,7 +69,7 @@ def list_ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 @lru_cache(maxsize=16384)
-def _search_forms(text: str) -> tuple[str, str]:
+def search_forms(text: str) -> tuple[str, str]:
     """Words with punctuation deleted, and with punctuation as a gap; articles are kept.
 
     Decimal points and thousands separators are no gap: "3.5" does not contain "5".
@@ -77,6 +77,11 @@ def _search_forms(text: str) -> tuple[str, str]:
     text = _fold(text)
     gaps = _NUMBER_SEPARATOR.sub("", text).translate(_SPACED)
     return " ".join(text.translate(_DELETED).split()), " ".join(gaps.split())
+
+
+def strip_article(words: list[str]) -> list[str]:
+    """Words without an article that leads them."""
+    return words[1:] if words and words[0] in _ARTICLES else words
 
 
 def contains_answer(text: str, answer: str) -> bool:
@@ -87,10 +92,8 @@ def contains_answer(text: str, answer: str) -> bool:
     "IL-2" in "IL 2"). A leading article of the answer does not count; inner ones do, so that
     "hepatitis A" is not in "hepatitis B". An answer without words is in no text.
     """
-    for haystack, needle in zip(_search_forms(text), _search_forms(answer), strict=True):
-        words = needle.split()
-        if words and words[0] in _ARTICLES:
-            words = words[1:]
+    for haystack, needle in zip(search_forms(text), search_forms(answer), strict=True):
+        words = strip_article(needle.split())
         if words and f" {' '.join(words)} " in f" {haystack} ":
             return True
     normalized = normalize_answer(answer)
