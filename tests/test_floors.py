@@ -17,6 +17,7 @@ FLOORS = {
     "contracts": 1,
     "weights": 1,
     "encoder": 1,
+    "processes": 1,
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),
     "config": 3,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rag_experiments.contracts import Example, Question, Training, TrainingResult
+from rag_experiments import processes
+from rag_experiments.contracts import Example, Question, Training, TrainingResult, UserError
 from rag_experiments.trainer.gradient import GradientTrainer
 from rag_experiments.trainer.joint import Joint
 
@@ -28,7 +30,7 @@ class Loop(Trainer):
         self.option = option
         self.training = training
         super().__init__(
-            model=training.model,
+            model=self.module(training),
             args=arguments,
             train_dataset=cast(Any, self.items()),
             eval_dataset=[],
@@ -40,6 +42,10 @@ class Loop(Trainer):
         if option.early_stopping_patience is not None and training.validate is not None:
             self.add_callback(EarlyStoppingCallback(option.early_stopping_patience))
 
+    def module(self, training: Training) -> Any:
+        """What is called with a batch and returns its loss."""
+        return training.model
+
     def items(self) -> Sequence[Any]:
         """What batches are drawn from."""
         return self.training.examples
@@ -50,7 +56,15 @@ class Loop(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Answer the validation questions and score the answers."""
         assert self.training.validate is not None
-        scores = {f"eval_{name}": value for name, value in self.training.validate().items()}
+        # Once for all processes: they must agree on the best checkpoint and on when to stop.
+        found = processes.share(self.training.validate() if processes.is_first() else None)
+        if math.isnan(found.get(self.training.objective, math.nan)):
+            raise UserError(
+                f"task.objective: {self.training.objective!r} is not defined for any validation "
+                "question, so no checkpoint can be chosen by it; choose another objective, or "
+                "trainer.eval_strategy=no"
+            )
+        scores = {f"eval_{name}": value for name, value in found.items()}
         self.log(scores)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, scores
@@ -70,24 +84,21 @@ class Loop(Trainer):
         self.training.model.load_trained(Path(self.state.best_model_checkpoint))
 
 
-class JointLoop(Loop):
-    """Searches each batch with the query encoder as it is, and trains it through p(z|x)."""
+class SearchingModel(nn.Module):
+    """A RAG model that searches each batch with its query encoder as it is.
 
-    def items(self) -> Sequence[Any]:
-        return [example.question for example in self.training.examples]
+    One module, so that in several processes the gradients of the query encoder are averaged
+    with the others.
+    """
 
-    def collate(self, questions: Sequence[Question]) -> dict[str, Any]:  # type: ignore[override]
-        return {"questions": list(questions)}
+    def __init__(self, training: Training):
+        super().__init__()
+        self.rag = training.model
+        self.retrieve = training.retrieve
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        questions: list[Question] = inputs["questions"]
-        rag, retrieve = self.training.model, self.training.retrieve
+    def forward(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """The loss of questions and of the passages found for them, as `RagModel.forward`."""
+        rag, retrieve = self.rag, self.retrieve
         vectors = rag.query_encoder.forward_texts([q.question for q in questions])
         examples = retrieve.examples(questions, vectors.detach().float().cpu().numpy())
         batch = {name: x.to(rag.device) for name, x in rag.collate(examples).items()}
@@ -102,28 +113,37 @@ class JointLoop(Loop):
             batch_first=True,
             padding_value=-torch.inf,
         )
-        output = model(**batch)
-        return (output["loss"], output) if return_outputs else output["loss"]
+        return rag(**batch)
 
     def passage_vectors(self, example: Example, query: Tensor) -> Tensor:
         """Vectors [n, dimension] of an example's passages."""
-        found = self.training.retrieve.passage_vectors([p.id for p in example.passages])
+        found = self.retrieve.passage_vectors([p.id for p in example.passages])
         return torch.as_tensor(found, device=query.device, dtype=query.dtype)
 
+
+class JointLoop(Loop):
+    """Searches each batch with the query encoder as it is, and trains it through p(z|x)."""
+
+    def module(self, training: Training) -> SearchingModel:
+        return SearchingModel(training)
+
+    def items(self) -> Sequence[Any]:
+        return [example.question for example in self.training.examples]
+
+    def collate(self, questions: Sequence[Question]) -> dict[str, Any]:  # type: ignore[override]
+        return {"questions": list(questions)}
+
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        option = cast(Joint, self.option)
-        rag = self.training.model
-        query = [p for p in rag.query_network.parameters() if p.requires_grad]
-        known = {id(p) for p in query}
-        rest = [p for p in rag.parameters() if p.requires_grad and id(p) not in known]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": rest, "lr": option.learning_rate},
-                {"params": query, "lr": option.query_learning_rate},
-            ],
-            weight_decay=option.weight_decay,
-        )
-        return self.optimizer
+        """The usual optimizer, in which the query encoder has a learning rate of its own."""
+        optimizer = super().create_optimizer(*arguments, **named)
+        query = {id(p) for p in self.training.model.query_network.parameters()}
+        for group in list(optimizer.param_groups):
+            own = [p for p in group["params"] if id(p) in query]
+            group["params"] = [p for p in group["params"] if id(p) not in query]
+            rate = cast(Joint, self.option).query_learning_rate
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
 
 class Curves(TrainerCallback):
@@ -131,6 +151,15 @@ class Curves(TrainerCallback):
 
     def __init__(self, training: Training):
         self.training = training
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.eval_strategy == "steps" and args.eval_steps > state.max_steps:
+            log.warning(
+                "trainer.eval_steps %g is more than the %d steps of the training: the last "
+                "weights alone are validated, and kept, whatever they score",
+                args.eval_steps,
+                state.max_steps,
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         values = {}
@@ -156,7 +185,9 @@ def fit(option: GradientTrainer, training: Training, loop: type[Loop]) -> Traini
     trainer = loop(option, training, _arguments(option, training, validated))
     trainer.train()
     state = trainer.state
-    shutil.rmtree(training.folder, ignore_errors=True)
+    processes.wait()  # another process may be reading the best checkpoint still
+    if processes.is_first():
+        shutil.rmtree(training.folder, ignore_errors=True)
     if not validated or state.best_metric is None:
         return TrainingResult(steps=state.global_step)
     return TrainingResult(
