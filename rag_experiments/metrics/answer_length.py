@@ -15,6 +15,7 @@ class AnswerLength(ExampleMetric):
     name: ClassVar[str] = "answer_length"
     tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
+    greater_is_better: ClassVar[bool] = False
 
     def score(self, prediction: Prediction) -> float | None:
         """Return the number of words."""

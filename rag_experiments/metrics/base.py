@@ -27,6 +27,9 @@ class ExampleMetric(Option):
     """Fields of a `Prediction` that the `evaluate` library's `predictions` and `references`
     stand for; None: the metric needs no references."""
 
+    greater_is_better: ClassVar[bool] = True
+    """Whether the metric can be an objective: those are maximized."""
+
     if TYPE_CHECKING:
 
         @property

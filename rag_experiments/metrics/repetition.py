@@ -19,6 +19,7 @@ class Repetition(ExampleMetric):
 
     tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
+    greater_is_better: ClassVar[bool] = False
 
     n: Annotated[int, Field(ge=1)] = 2
     """Length of the n-grams in words."""
