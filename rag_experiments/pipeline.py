@@ -17,6 +17,7 @@ from rag_experiments import config
 from rag_experiments.contracts import (
     Example,
     Hit,
+    Option,
     Passage,
     Prediction,
     Question,
@@ -72,12 +73,21 @@ class RagPipeline:
             query_vectors = self.model.query_encoder.encode([q.question for q in questions])
         return self.searcher.search(questions, self.retriever.top_k, query_vectors)
 
-    def fit_temperature(self, questions: Sequence[Question]) -> None:
-        """Fit the temperature of p(z|x) to gold passages, unless the configuration sets it."""
+    def fit_temperature(
+        self,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]] | None = None,
+        name: str = "validation",
+    ) -> None:
+        """Fit the temperature of p(z|x) to gold passages, unless the configuration sets it.
+
+        `hits` are those of the questions, where they were found before; `name` is their
+        split's, for the log. Without gold passages it is the spread of the scores.
+        """
         if self.retriever.temperature is not None:
             log.info("temperature of p(z|x): %g, as configured", self.temperature)
             return
-        hits = self.search(questions)
+        hits = self.search(questions) if hits is None else hits
         scores = [[hit.score for hit in found] for found in hits]
         relevant = [
             [hit.passage_id in question.passage_ids for hit in found]
@@ -86,14 +96,21 @@ class RagPipeline:
         fitted = fit_temperature(scores, relevant)
         if fitted is not None:
             self.temperature = fitted
-            log.info("temperature of p(z|x): %.4g, fitted on %d questions", fitted, len(questions))
+            log.info(
+                "temperature of p(z|x): %.4g, fitted on %d %s questions",
+                fitted,
+                len(questions),
+                name,
+            )
             return
         spreads = [float(np.std(values)) for values in scores if len(values) > 1]
         self.temperature = (float(np.mean(spreads)) if spreads else 0.0) or 1.0
         log.info(
-            "temperature of p(z|x): %.4g, the spread of the scores; no question tells hits "
-            "that are gold from others, so none could be fitted",
+            "temperature of p(z|x): %.4g, the spread of the scores; none of %d %s questions tells "
+            "hits that are gold from others, so none could be fitted",
             self.temperature,
+            len(questions),
+            name,
         )
 
     def examples(
@@ -207,9 +224,7 @@ class RagPipeline:
         if (folder / "model").is_dir() and not (folder / "pipeline.json").is_file():
             folder = folder / "model"
         raw, facts = _read(folder)
-        task, model, retriever = (
-            config.build(raw[group], group) for group in ("task", "model", "retriever")
-        )
+        task, model, retriever = (_build(raw, group) for group in ("task", "model", "retriever"))
         device = resolve_device(device)
         runtime = Runtime(
             cache_dir=cache_dir or Path(raw.cache_dir),
@@ -234,6 +249,19 @@ def mean_entropy(predictions: Sequence[Prediction]) -> float:
     """Mean entropy of p(z|x) in nats over the questions that have passages."""
     values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
     return float(np.mean(values)) if values else 0.0
+
+
+def _build(raw: DictConfig, group: str) -> Any:
+    """The option of a group, whether or not the folders that it names are there.
+
+    Trained weights and the index are in the saved folder. What the run began with may be gone;
+    where it is needed all the same, loading says so.
+    """
+    builder = config._Builder()
+    option = builder.build(raw[group], group)
+    if not isinstance(option, Option):  # what is no fault of a folder leaves no option
+        raise UserError(builder.problems)
+    return option
 
 
 def _read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
