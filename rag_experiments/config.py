@@ -28,19 +28,19 @@ class Run(Option):
     data: SkipValidation[contracts.Data]
     """Questions and passages."""
 
-    model: Any
+    model: SkipValidation[contracts.Model]
     """How passages and a generator become an answer."""
 
     retriever: SkipValidation[contracts.Retriever]
     """How passages are found."""
 
-    trainer: Any
+    trainer: SkipValidation[contracts.Trainer]
     """What is trained, and how."""
 
     metrics: Annotated[dict[str, SkipValidation[contracts.Metric]], Field(min_length=1)]
     """The metrics that are reported, each under a name of its own."""
 
-    tracking: Any
+    tracking: SkipValidation[contracts.Tracking]
     """Where runs are recorded."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
@@ -79,18 +79,25 @@ def check(config: DictConfig) -> list[str]:
     return _inspect(config)[1]
 
 
-def build(node: Any, key: str = "") -> Any:
+def build(node: Any, key: str = "", *, check_paths: bool = True) -> Any:
     """Return a node with each mapping that has a `_target_` made into its option.
 
     `key` is the node's place in the whole configuration, for messages. A `_target_` names a
     class that derives from `contracts.Option`, of this package or any importable module.
+    Without `check_paths`, files that options name need not exist.
     Raises UserError with all problems.
     """
-    builder = _Builder()
+    builder = _Builder(check_paths)
     built = builder.build(node, key)
     if builder.problems:
         raise UserError(builder.problems)
     return built
+
+
+def fields(target: Any) -> frozenset[str] | None:
+    """Return the names that the option of a `_target_` takes; None where it names no option."""
+    kind = _Builder().locate(target, "")
+    return None if kind is None else frozenset(kind.model_fields)
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:
@@ -132,8 +139,9 @@ _BROKEN: Any = _Broken()
 class _Builder:
     """Builds a tree of options and collects its problems instead of stopping at the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, check_paths: bool = True) -> None:
         self.problems: list[str] = []
+        self.check_paths = check_paths
 
     def build(self, node: Any, key: str) -> Any:
         if isinstance(node, (dict, DictConfig)):
@@ -203,7 +211,7 @@ class _Builder:
         if any(value is _BROKEN for value in _leaves(values)):
             return _BROKEN
         problems = getattr(option, "problems", None)
-        if problems is not None:
+        if problems is not None and self.check_paths:
             self.problems += [_join(key, problem) for problem in problems()]
         return option
 
@@ -397,12 +405,16 @@ def _encoder_conflicts(retriever: Any, queries: Any) -> list[str]:
         ]
     hybrid = getattr(retriever, "dense", None)
     place = "retriever.encoder" if hybrid is None else "retriever.dense.encoder"
+    group = "retriever/encoder" if hybrid is None else f"retriever/encoder@{place}"
     passages = getattr(retriever if hybrid is None else hybrid, "encoder", None)
+    names = ["pooling", "normalize"]
+    if getattr(queries, "pooling", None) != "dpr":
+        names.append("weights")  # DPR alone has two encoders that were trained for one space
     return [
-        f"model.query_encoder.{name}: {getattr(queries, name)!r}, but {place}.{name} is "
-        f"{getattr(passages, name)!r}; the vectors must share a space: choose the same name for "
-        "model/query_encoder and retriever/encoder"
-        for name in ("pooling", "normalize")
+        f"model.query_encoder.{name}: {_show(getattr(queries, name))}, but {place}.{name} is "
+        f"{_show(getattr(passages, name))}; the vectors must share a space: choose the same name "
+        f"for model/query_encoder and {group}"
+        for name in names
         if getattr(passages, name, None) is not None
         and getattr(queries, name, None) is not None
         and getattr(passages, name) != getattr(queries, name)

@@ -6,7 +6,8 @@ checked before anything heavy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
+    from omegaconf import DictConfig
 
 
 class UserError(Exception):
@@ -181,6 +183,10 @@ class Task(Protocol):
         """Answer in a generated text."""
         ...
 
+    def data_problems(self, questions: Sequence[Question]) -> list[str]:
+        """What keeps questions from being trained on or scored, one line each."""
+        ...
+
 
 class Searcher(Protocol):
     """A knowledge source made searchable: what a retriever builds and loads."""
@@ -214,9 +220,49 @@ class Retriever(Protocol):
         encoder can be trained through p(z|x)."""
         ...
 
+    def data_problems(self, passage_count: int) -> list[str]:
+        """What does not fit a knowledge source of so many passages; lines start with a field."""
+        ...
+
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """What does not fit questions or weights; lines start with a field. Loads no weights."""
+        ...
+
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher: ...
 
     def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher: ...
+
+
+class Model(Protocol):
+    """An option of the group `model`."""
+
+    generator: Any
+    """The language model that writes answers."""
+    query_encoder: Any
+    """Encoder of questions, for retrievers that search by vector; None: there is none."""
+
+    @property
+    def marginalizes(self) -> bool:
+        """Whether p(y|x) is a sum over passages, weighted by p(z|x)."""
+        ...
+
+    def question_problems(
+        self,
+        questions: Sequence[Question],
+        task: Task,
+        top_k: int,
+        runtime: Runtime,
+        *,
+        encode_queries: bool = False,
+    ) -> list[str]:
+        """What the model could not read whole, one line each; loads no weights."""
+        ...
+
+    def load(
+        self, task: Task, runtime: Runtime, *, encode_queries: bool, folder: Path | None = None
+    ) -> Any:
+        """The RAG model with its weights; `folder` holds what training changed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -267,7 +313,10 @@ class Retrieve(Protocol):
 
 
 class Trainer(Protocol):
-    """An option of the group `trainer`."""
+    """An option of the group `trainer`.
+
+    One that validates while it trains says when in a field `eval_strategy`; "no": never.
+    """
 
     @property
     def trains(self) -> bool:
@@ -280,6 +329,29 @@ class Trainer(Protocol):
         ...
 
     def fit(self, training: Training) -> TrainingResult: ...
+
+
+class Tracking(Protocol):
+    """An option of the group `tracking`."""
+
+    def prepare(self) -> Any:
+        """Make what runs are recorded in, once, before jobs that start together."""
+        ...
+
+    def start(
+        self,
+        raw: DictConfig,
+        output_dir: Path,
+        name: str | None = None,
+        sweep: str | None = None,
+        choices: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[Any]:
+        """Record a run until the block is left; gives its recorder."""
+        ...
+
+    def comparison(self, sweep: str) -> str:
+        """How to look at the runs of a sweep side by side."""
+        ...
 
 
 class Metric(Protocol):

@@ -23,6 +23,7 @@ class Generator(Option):
 
 
 class Model(Option):
+    marginalizes: ClassVar[bool] = True
     generator: Generator
     beams: Annotated[int, Field(ge=1, le=8)] = 1
     stop: tuple[str, ...] = ()
@@ -30,6 +31,9 @@ class Model(Option):
     weights: Path = Path()
     rate: float | Literal["auto"] = "auto"
     query_encoder: Any = None
+
+    def load(self) -> None: ...
+    def question_problems(self) -> None: ...
 
     @model_validator(mode="after")
     def _check(self) -> Model:
@@ -59,6 +63,7 @@ class Task(Option):
     def render(self) -> None: ...
     def target(self) -> None: ...
     def parse(self) -> None: ...
+    def data_problems(self) -> None: ...
 
 
 class Retriever(Option):
@@ -66,7 +71,10 @@ class Retriever(Option):
     temperature: float | None = None
     uses_query_vectors: bool = False
     differentiable: bool = False
+    encoder: Any = None
 
+    def data_problems(self) -> None: ...
+    def question_problems(self) -> None: ...
     def build(self) -> None: ...
     def load(self) -> None: ...
 
@@ -88,7 +96,15 @@ class Metric(Option):
 
 
 class Off(Option):
-    heavy: ClassVar[bool] = False
+    def prepare(self) -> None: ...
+    def start(self) -> None: ...
+    def comparison(self) -> None: ...
+
+
+class Encoder(Option):
+    weights: str = "a/b"
+    pooling: str = "mean"
+    normalize: bool = True
 
 
 class NotAnOption:
@@ -154,7 +170,17 @@ def test_a_sound_configuration_becomes_options():
         (
             {"retriever": {"_target_": f"{HERE}.Trainer"}},
             f"retriever: {HERE}.Trainer is no option of the group retriever; it lacks build, "
-            "differentiable, load, temperature, top_k, uses_query_vectors",
+            "data_problems, differentiable, load, question_problems, temperature, top_k, "
+            "uses_query_vectors",
+        ),
+        (
+            {"model": {"_target_": f"{HERE}.Retriever"}},
+            f"model: {HERE}.Retriever is no option of the group model; it lacks generator, "
+            "marginalizes, query_encoder",
+        ),
+        (
+            {"tracking": {"_target_": f"{HERE}.Metric"}},
+            f"tracking: {HERE}.Metric is no option of the group tracking; it lacks comparison, ",
         ),
         ({"model___target_": "os.system"}, "model._target_: 'os.system' is not an option; "),
         ({"model___target_": f"{HERE}.NotAnOption"}, "model._target_: "),
@@ -234,6 +260,34 @@ def test_joint_training_needs_a_differentiable_retriever_and_a_query_encoder():
     assert len(problems) == 2
     assert "which retriever Retriever does not allow" in problems[0]
     assert "has none; choose one with model/query_encoder=" in problems[1]
+
+
+@pytest.mark.parametrize(
+    ("queries", "passages", "expected"),
+    [
+        ({}, {}, None),
+        ({"weights": "c/d"}, {}, "model.query_encoder.weights: 'c/d', but retriever.encoder.weig"),
+        ({"normalize": False}, {}, "model.query_encoder.normalize: False, but retriever.encoder.n"),
+        ({"pooling": "dpr"}, {}, "model.query_encoder.pooling: 'dpr', but retriever.encoder.pool"),
+        ({"pooling": "dpr", "weights": "q/q"}, {"pooling": "dpr"}, None),
+    ],
+)
+def test_questions_and_passages_must_be_vectors_of_one_space(queries, passages, expected):
+    problems = config.check(
+        sound(
+            retriever__uses_query_vectors=True,
+            retriever__encoder=node("Encoder", **passages),
+            model__query_encoder=node("Encoder", **queries),
+        )
+    )
+    assert len(problems) == (expected is not None), problems
+    assert all(problem.startswith(expected) for problem in problems)
+
+
+def test_a_saved_run_is_built_without_the_files_that_it_began_with():
+    with pytest.raises(UserError, match=r"data\.path: 'gone' does not exist"):
+        config.build(node("Data", path="gone"), "data")
+    assert config.build(node("Data", path="gone"), "data", check_paths=False) == Data(path="gone")
 
 
 def test_conflicts_are_reported_beside_a_broken_group():
