@@ -60,6 +60,12 @@ def resolve_device(device: str) -> str:
     if int(index or 0) >= present[kind]:
         there = ", ".join(f"{name} ({count})" for name, count in present.items() if count)
         raise UserError(f"device: {device!r} is not there; there are: {there}; or device=auto")
+    if int(index or 0) > 0:
+        # transformers' Trainer takes the first GPU that it sees, whatever it is told.
+        raise UserError(
+            f"device: {device!r}: a run takes the first GPU that it sees; choose another one with "
+            f"CUDA_VISIBLE_DEVICES={index} (XPUs: ZE_AFFINITY_MASK) and device={kind}"
+        )
     return device
 
 
@@ -69,6 +75,11 @@ def resolve_dtype(precision: str, device: str) -> str:
     `auto` is bfloat16 where the device has instructions for it, else float32: a CPU without
     them emulates bfloat16 and is slower than in float32.
     """
+    if precision == "float16" and not device.startswith(("cuda", "xpu")):
+        raise UserError(
+            f"precision: 'float16' cannot be trained on {device}; legal there: auto, float32, "
+            "bfloat16"
+        )
     if precision != "auto":
         return precision
     fast, why = _fast_bfloat16(device)
@@ -149,9 +160,26 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
+def reset_peak_memory() -> bool:
+    """Make `peak_memory` count from now on; False where the system cannot (only Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory() -> float:
-    """Return the most memory that this process has held so far, in MiB."""
+    """Return the most memory that this process has held since the last reset, in MiB."""
     import resource
+
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (1024**2 if sys.platform == "darwin" else 1024)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert reproducibility.resolve_device("auto") == "cuda"
-    assert reproducibility.resolve_device("cuda:1") == "cuda:1"
+    assert reproducibility.resolve_device("cuda:0") == "cuda:0"
+    with pytest.raises(UserError, match=r"'cuda:1': .* CUDA_VISIBLE_DEVICES=1 .* device=cuda"):
+        reproducibility.resolve_device("cuda:1")
     assert reproducibility.resolve_device("cpu") == "cpu"
     with pytest.raises(UserError, match=r"device: 'cuda:2' is not there; there are: cpu \(1\), cu"):
         reproducibility.resolve_device("cuda:2")
@@ -49,7 +52,9 @@ def test_precision_follows_the_flags_of_the_cpu_and_is_said(monkeypatch, caplog,
     with caplog.at_level(logging.INFO):
         assert reproducibility.resolve_dtype("auto", "cpu") == dtype
     assert why in caplog.text
-    assert reproducibility.resolve_dtype("float16", "cpu") == "float16"
+    assert reproducibility.resolve_dtype("float16", "cuda") == "float16"
+    with pytest.raises(UserError, match="precision: 'float16' cannot be trained on cpu; legal"):
+        reproducibility.resolve_dtype("float16", "cpu")
 
 
 @pytest.mark.parametrize(("major", "dtype"), [(7, "float32"), (8, "bfloat16"), (9, "bfloat16")])
@@ -63,6 +68,18 @@ def test_flags_agree_with_torch():
     # torch asks the processor itself, we read what the system says of it
     known = torch.cpu._is_avx512_bf16_supported()
     assert ("avx512_bf16" in reproducibility.cpu_flags()) == known
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can start anew")
+def test_the_peak_of_memory_is_that_since_the_last_reset():
+    held = np.ones(200 * 2**20 // 8)
+    high = reproducibility.peak_memory()
+    del held
+    assert reproducibility.reset_peak_memory()
+    assert reproducibility.peak_memory() < high - 150
+    held = np.ones(200 * 2**20 // 8)
+    assert reproducibility.peak_memory() > high - 50
+    assert held.all()
 
 
 def test_versions_and_hardware_are_complete():
