@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shlex
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,9 @@ class Recorder:
 
     ui_command = ""
     """Command that starts the UI; empty where it is running elsewhere."""
+
+    def tag(self, name: str, value: str) -> None:
+        """Record a short text that runs can be searched by."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record numbers; `step` makes a point of a curve."""
@@ -140,7 +142,7 @@ class Mlflow(Option):
         """
         experiment = self.prepare()
         client = self._client()
-        tags = {"output_dir": str(output_dir), **self.tags}
+        tags = {"output_dir": str(output_dir), **self._tags(raw)}
         if sweep:
             tags["sweep"] = sweep
         masked = {key: mask(value) for key, value in tags.items()}
@@ -160,6 +162,16 @@ class Mlflow(Option):
             raise
         finally:
             client.set_terminated(run.info.run_id, status)
+
+    def _tags(self, raw: DictConfig) -> dict[str, str]:
+        """Return the user's tags as they are written, so that `${oc.env:NAME}` stays so."""
+        if "tracking" not in raw:
+            return self.tags  # made in Python, not from a configuration
+        written = flatten(raw)
+        return {
+            key: written.get(f"tracking.tags.{key}", "as written in config.yaml")
+            for key in self.tags
+        }
 
     def comparison(self, sweep: str) -> str:
         """Return the command and the address that open the runs of a sweep side by side."""
@@ -236,17 +248,28 @@ class Mlflow(Option):
 
     def _require_answer(self) -> None:
         # MLflow itself tries a silent server again for minutes.
-        address = urlsplit(self._uri())
-        if address.scheme not in ("http", "https"):
+        if urlsplit(self._uri()).scheme not in ("http", "https"):
             return
-        port = address.port or (443 if address.scheme == "https" else 80)
+        import requests  # what MLflow asks with: the same proxies and certificates
+
+        insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
+        certificates = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
         try:
-            socket.create_connection((address.hostname or "", port), timeout=10).close()
-        except OSError as error:
+            answer = requests.get(
+                f"{self._uri().rstrip('/')}/health",
+                timeout=10,
+                verify=False if insecure else certificates,
+            )
+            # Any other refusal is a server's own; these are a proxy's that found none.
+            reason = f"status {answer.status_code}" if answer.status_code in (502, 503, 504) else ""
+        except (OSError, ValueError) as error:  # an address can be malformed, too
+            reason = " ".join(str(error).split())
+        if reason:
             raise UserError(
-                f"tracking.uri: nothing answers at {mask(self._uri())} ({error}); start the server "
-                "(mlflow server), or leave tracking.uri and MLFLOW_TRACKING_URI empty for a file"
-            ) from error
+                f"tracking.uri: nothing answers at {mask(self._uri())} ({mask(reason)[:200]}); "
+                "start the server (mlflow server), look at HTTPS_PROXY and NO_PROXY, or leave "
+                "tracking.uri and MLFLOW_TRACKING_URI empty for a file"
+            )
 
     def _page(self, experiment: str) -> str:
         uri = self._uri()
@@ -256,7 +279,10 @@ class Mlflow(Option):
     def _command(self) -> str:
         if not self._uri().startswith(DATABASES):
             return ""
-        return f"mlflow ui --backend-store-uri {shlex.quote(mask(self._uri()))}"
+        masked = mask(self._uri())
+        # As a comment, so that the line stays one that a shell takes.
+        note = "" if masked == self._uri() else "  # your user and password in place of ***"
+        return f"mlflow ui --backend-store-uri {shlex.quote(masked)}{note}"
 
 
 class _MlflowRecorder(Recorder):
@@ -319,9 +345,15 @@ class _MlflowRecorder(Recorder):
 
 def mask(text: str) -> str:
     """Return a text with the credentials in its addresses replaced by ***."""
-    text = re.sub(r"(\w[\w+.-]*://)[^/\s'\"]*@", r"\1***@", text)
-    secret = r"([?&][\w-]*(?:password|passwd|pwd|token|secret|key|sig|signature)=)[^&\s'\"]+"
+    # Hydra writes a backslash before : and = in the overrides of a sweep.
+    text = re.sub(r"(\w[\w+.-]*\\?://)[^/\s'\"]*@", r"\1***@", text)
+    secret = r"([?&][\w-]*(?:password|passwd|pwd|token|secret|key|sig|signature)\\?=)[^&\s'\"]+"
     return re.sub(secret, r"\1***", text, flags=re.IGNORECASE)
+
+
+def masked(raw: DictConfig) -> DictConfig:
+    """Return a configuration with the credentials in its addresses replaced by ***."""
+    return DictConfig(OmegaConf.create(mask(OmegaConf.to_yaml(raw, resolve=False))))
 
 
 def flatten(raw: DictConfig) -> dict[str, str]:
@@ -393,11 +425,23 @@ def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[
     """Return the columns of a comparison: parameters that differ, and scores on the test set."""
     names = dict.fromkeys(key for run in parameters for key in run)
     differing = [n for n in names if len({run.get(n) for run in parameters}) > 1]
-    # Chosen options first; the many keys that follow from the choice of a group are left out.
-    chosen = [n for n in differing if "." not in n] or differing
-    nested = [n for n in differing if "." in n and n.partition(".")[0] not in chosen]
+    # What is chosen at the root comes first, then options within options, then other keys. Of
+    # the latter those are left out that only follow from the choice of an option: the runs with
+    # the same options agree on them.
+    kept: list[str] = []
+    for level in range(3):
+        groups = [n for n in kept if any(k.startswith(f"{n.replace('/', '.')}.") for k in names)]
+        alike: dict[tuple[str | None, ...], list[Mapping[str, str]]] = {}
+        for run in parameters:
+            alike.setdefault(tuple(run.get(group) for group in groups), []).append(run)
+        kept += [
+            name
+            for name in differing
+            if level == (2 if "." in name else "/" in name)
+            and any(len({run.get(name) for run in runs}) > 1 for runs in alike.values())
+        ]
     scores = sorted({key for run in metrics for key in run if key.startswith("test/")})
     bounds = ("_low", "_high")
     # Neither the ends of intervals nor the scores of a part of the test set.
     scores = [name for name in scores if name.count("/") == 1 and not name.endswith(bounds)]
-    return [f"params.`{n}`" for n in (*chosen, *nested)] + [f"metrics.`{n}`" for n in scores[:20]]
+    return [f"params.`{n}`" for n in kept] + [f"metrics.`{n}`" for n in scores[:20]]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,21 @@ def test_values_of_the_environment_and_credentials_are_never_recorded(client, mo
     assert SECRET.encode() not in everything
 
 
+def test_a_tag_from_the_environment_stays_as_it_is_written(client, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    tags = {"owner": "${oc.env:MY_TOKEN}", "weights.of": "${model.weights}", "team": "red"}
+    config = raw(tracking={"tags": tags})
+    with tracking.Mlflow(tags=dict(config.tracking.tags)).start(config, Path("x")):
+        pass
+    found = only_run(client).data.tags
+    assert (found["owner"], found["weights.of"]) == (tags["owner"], "org/name")
+    whole = raw(mine=tags, tracking={"tags": "${mine}"})
+    with tracking.Mlflow(tags=dict(whole.tracking.tags)).start(whole, Path("x")):
+        pass
+    everything = b"".join(path.read_bytes() for path in Path().rglob("*") if path.is_file())
+    assert SECRET.encode() not in everything
+
+
 def test_a_long_value_is_cut_with_a_note(client):
     with tracking.Mlflow().start(raw(prompt="x" * 7000), Path("x")):
         pass
@@ -179,6 +195,48 @@ def test_the_comparison_shows_what_differs_and_the_test_scores(client):
     assert "no run of the sweep t was tracked" in store.comparison("t")
 
 
+@pytest.mark.parametrize(
+    ("runs", "columns"),
+    [
+        # Keys that follow from the choice of an option say nothing more.
+        (
+            [
+                {"model": "a", "model.beams": "1", "retriever": "x", "retriever.k": "1"},
+                {"model": "b", "retriever": "x", "retriever.k": "1"},
+            ],
+            ["model"],
+        ),
+        # Those that were swept over beside it do.
+        (
+            [
+                {"model": model, "model.beams": beams, "model.only_b": model}
+                for model in "ab"
+                for beams in "12"
+            ],
+            ["model", "model.beams"],
+        ),
+        (
+            [
+                {"retriever": "x", "retriever/reranker": "none", "retriever.k": "1"},
+                {"retriever": "y"},
+            ],
+            ["retriever"],
+        ),
+        ([{"model": "a", "model.beams": "1"}, {"model": "a", "model.beams": "2"}], ["model.beams"]),
+        (
+            [
+                {"model/generator": g, "model.generator.weights": g, "seed": s}
+                for g in "gh"
+                for s in "12"
+            ],
+            ["seed", "model/generator"],
+        ),
+    ],
+)
+def test_a_comparison_has_a_column_for_what_was_swept_over(runs, columns):
+    assert tracking._columns(runs, []) == [f"params.`{name}`" for name in columns]
+
+
 def test_the_address_comes_from_the_option_then_the_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
@@ -198,7 +256,43 @@ def test_an_address_that_is_no_store_is_refused_before_a_run(monkeypatch):
         assert tracking.Mlflow(uri=legal).problems() == []
 
 
-def test_a_silent_server_is_one_line_at_once():
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_a_server_behind_a_proxy_is_asked_through_the_proxy(no_proxy, monkeypatch):
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if "there" in self.path else 502)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+        tracking.Mlflow(uri="http://there.invalid/base/")._require_answer()
+        with pytest.raises(UserError, match=r"nothing answers at http://gone.* \(status 502\)"):
+            tracking.Mlflow(uri="http://gone.invalid")._require_answer()
+        server.shutdown()
+    assert asked == ["http://there.invalid/base/health", "http://gone.invalid/health"]
+
+
+def test_the_command_says_where_a_password_belongs():
+    store = tracking.Mlflow(uri="postgresql://me:pw@host/db")
+    assert store._command() == (
+        "mlflow ui --backend-store-uri 'postgresql://***@host/db'"
+        "  # your user and password in place of ***"
+    )
+
+
+def test_a_silent_server_is_one_line_at_once(no_proxy):
     with pytest.raises(UserError, match=r"tracking\.uri: nothing answers at http://\*\*\*@127"):
         tracking.Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
 
@@ -260,6 +354,7 @@ def test_processes_that_start_together_do_not_collide(tmp_path, monkeypatch):
         ("http://a:b@c/ and http://d:e@f/", "http://***@c/ and http://***@f/"),
         ("https://host/x?api_key=abc&y=1", "https://host/x?api_key=***&y=1"),
         ("https://host/x?y=1", "https://host/x?y=1"),
+        (r"+a=http\://me\:pw@host/x?token\=abc", r"+a=http\://***@host/x?token\=***"),
         ("a@b.example, see http://host/", "a@b.example, see http://host/"),
         ("pypi:x==1/y#sha256=00", "pypi:x==1/y#sha256=00"),
     ],
