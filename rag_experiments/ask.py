@@ -42,6 +42,11 @@ def describe(prediction: Prediction) -> str:
         if prediction.posterior:
             weights += f", p(z|x,y) {prediction.posterior[i]:.2f}"
         lines.append(f"  [{passage_id}] {weights}\n    {text}")
+    if not prediction.passages:
+        lines.append(
+            "  closed book: this run's retriever found no passage (gold knows those of its own "
+            "questions alone; none looks for none)"
+        )
     return "\n".join(lines)
 
 

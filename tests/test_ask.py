@@ -1,0 +1,34 @@
+"""What `ask` prints of an answer."""
+
+from __future__ import annotations
+
+from rag_experiments.ask import describe
+from rag_experiments.contracts import Prediction
+
+
+def test_an_answer_shows_its_passages_and_their_weights():
+    shown = describe(
+        Prediction(
+            id="q",
+            question="What?",
+            prediction="that",
+            answers=(),
+            passage_ids=("a", "b"),
+            passages=("First.", "Second."),
+            prior=(0.75, 0.25),
+            posterior=(0.5, 0.5),
+        )
+    )
+    assert shown.splitlines() == [
+        "that",
+        "  [a] p(z|x) 0.75, p(z|x,y) 0.50",
+        "    First.",
+        "  [b] p(z|x) 0.25, p(z|x,y) 0.50",
+        "    Second.",
+    ]
+
+
+def test_an_answer_without_passages_is_said_to_be_closed_book():
+    answer, said = describe(Prediction(id="q", question="", prediction="", answers=())).splitlines()
+    assert answer == "(no answer)"
+    assert said.startswith("  closed book: ")
