@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
+import traceback
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -34,6 +36,8 @@ def main() -> None:
             composer.show(arguments, parser)
             return
         plan = composer.plan(arguments.overrides, arguments.multirun)
+        for note in composer.notes:
+            print(note, file=sys.stderr)
         # A process that is asked to end leaves through its `with` blocks, as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         sys.exit(run(composer, plan))
@@ -53,19 +57,20 @@ def run(composer: Composer, plan: Plan) -> int:
     if plan.sweep_dir is None:
         composer.run(job, plan)
         return 0
-    trackings = {each.tracking.model_dump_json(): each.tracking for each in plan.jobs}
+    trackings = {repr(each.tracking): each.tracking for each in plan.jobs}
     for tracking in trackings.values():
         tracking.prepare()  # once, because jobs that start together would collide
+    earlier = sweep.stamps(plan.sweep_dir)
     failure: Exception | None = None
     try:
         composer.run(job, plan)
     except Exception as error:
         failure = error
-    code = sweep.report(plan.sweep_dir)
+    code = sweep.report(plan.sweep_dir, plan.sweep, earlier)
     if failure is not None and (FULL_ERROR or code == 0):
         raise failure
     for tracking in trackings.values():
-        print(tracking.comparison(sweep.tag(plan.sweep_dir)))
+        print(tracking.comparison(plan.sweep))
     return code
 
 
@@ -76,11 +81,7 @@ def job(raw: DictConfig) -> float:
     current = sweep.current_job()
     try:
         settings = config.load(raw)
-        value = experiment.run(settings, raw, current.output_dir)
-        if sweep.Outcome.read(current.output_dir) is None:
-            score = sweep.Score(value)
-            sweep.Outcome(settings.task.objective, None, score).write(current.output_dir)
-        return value
+        return experiment.run(settings, raw, current.output_dir)
     except Exception as error:
         sweep.failed(error, current.overrides).write(current.output_dir)
         if isinstance(error, UserError):
@@ -89,7 +90,33 @@ def job(raw: DictConfig) -> float:
             log.exception("The run failed")
         if current.sweep is None and not FULL_ERROR:
             sys.exit(2 if isinstance(error, UserError) else 1)  # all is said in the log
+        if not FULL_ERROR:
+            _forget_frames(error)
         raise
+    finally:
+        _free_memory()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Empty the frames that an error passed: Hydra keeps it, and they hold model and optimizer."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]
+
+
+def _free_memory() -> None:
+    """Give back what a job held, before the next one of a sweep starts."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    for kind in ("cuda", "xpu", "mps"):
+        backend = getattr(torch, kind, None)
+        if backend is not None and backend.is_available():
+            backend.empty_cache()
 
 
 if __name__ == "__main__":

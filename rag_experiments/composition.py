@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,21 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from rag_experiments import config
+from rag_experiments import config, sweep
 from rag_experiments.contracts import UserError
 
 if TYPE_CHECKING:
+    from hydra.core.default_element import InputDefault
     from hydra.core.override_parser.types import Override
 
 CONFIG = "config"
@@ -52,6 +54,9 @@ class Plan:
     overrides: tuple[str, ...]
     """What Hydra is to be called with."""
 
+    sweep: str = ""
+    """Tag of the sweep; empty for a single run."""
+
 
 class Composer:
     """Hydra with the package's configurations and, where given, a user's own folder."""
@@ -65,11 +70,14 @@ class Composer:
                 raise UserError(f"--config-dir: {config_dir!r} is not a folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery("schema", None))
         self.hydra = Hydra.create_main_hydra2("rag_experiments", search_path)
-        loader = self.hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        self.loader = loader
-        self.loader.repository = _Memory(self.loader.repository)
+        self.loader = _Loader(search_path)
+        self.hydra.config_loader = self.loader  # what runs is composed as what was checked
         self.name = config_name or CONFIG
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of experiments so far, because another option was chosen."""
+        return list(self.loader.notes)
 
     def run(self, task: TaskFunction, plan: Plan) -> None:
         """Run a plan's job or jobs; raise what the (first failed) job raised."""
@@ -96,6 +104,7 @@ class Composer:
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
         sweep_dir = Path(master.hydra.sweep.dir)
+        tag = sweep.new_tag(sweep_dir)
         jobs, problems = [], _Collected()
         for job in self._jobs(master):
             try:
@@ -106,9 +115,12 @@ class Composer:
         if problems.lines:
             raise UserError(problems.lines)
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
-        quoted = str(sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
-        settings = ("hydra.mode=MULTIRUN", f"hydra.sweep.dir='{quoted}'")
-        return Plan(tuple(jobs), sweep_dir, (*overrides, *settings))
+        settings = (
+            "hydra.mode=MULTIRUN",
+            f"hydra.sweep.dir={_quoted(str(sweep_dir))}",
+            f"++hydra.job.env_set.{sweep.VARIABLE}={_quoted(tag)}",
+        )
+        return Plan(tuple(jobs), sweep_dir, (*overrides, *settings), tag)
 
     def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return overrides that Hydra refused, written so that it takes them.
@@ -206,8 +218,9 @@ class Composer:
 
     def _jobs(self, master: DictConfig) -> list[list[str]]:
         """Return the overrides of each job of a sweep."""
-        own = list(master.hydra.overrides.hydra)
-        task = list(master.hydra.overrides.task)
+        written = OmegaConf.to_container(master.hydra.overrides, resolve=False)
+        assert isinstance(written, dict)
+        own, task = written["hydra"], written["task"]
         sweeper = master.hydra.sweeper
         if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):
             params = OmegaConf.to_container(sweeper.params) if sweeper.get("params") else {}
@@ -319,8 +332,90 @@ class Composer:
         return f"{line}: not of the form key=value ({_reason(error)})"
 
 
+class _Loader(ConfigLoaderImpl):
+    """Composes as Hydra does, but lets an experiment tune an option that is replaced.
+
+    Values that an experiment gives to an option, and choices that it makes within it, mean
+    nothing to the option that the command line puts in its place. They are left out, with a
+    note, instead of being refused as unknown keys.
+    """
+
+    def __init__(self, search_path: ConfigSearchPath):
+        super().__init__(config_search_path=search_path)
+        self.repository: _Memory = _Memory(self.repository)
+        self.notes: dict[str, None] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        chosen = {key.partition("@")[0] for key in map(_key, overrides)}
+        notes: dict[str, None] = {}
+        self.repository.left_out = frozenset()
+        while True:
+            try:
+                composed = super().load_configuration(
+                    config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                )
+                break
+            except HydraException as refusal:
+                unmatched = re.search(r"Could not override '([\w/@.]+)'", str(refusal))
+                group = unmatched[1] if unmatched else ""
+                known = group in self.repository.left_out or group in chosen
+                replaced = any(group.startswith(f"{key}/") for key in chosen)
+                if not group or known or not replaced:
+                    raise
+                self.repository.left_out |= {group}
+                notes[f"left out of the experiment: its choice of {group}; nothing takes it"] = None
+        for name in _experiments(composed):
+            self._prune(composed, name, overrides, notes)
+        self.notes.update(notes)
+        return composed
+
+    def _prune(
+        self, composed: DictConfig, name: str, overrides: Sequence[str], notes: dict[str, None]
+    ) -> None:
+        """Drop what an experiment sets in options that the command line chose otherwise."""
+        read = self.repository.load_config(f"experiment/{name}")
+        if read is None or not isinstance(read.config, DictConfig):
+            return
+        keys = [_key(line) for line in overrides]
+
+        def visit(tuned: Any, node: Any, place: str) -> None:
+            target = node._get_node("_target_")
+            legal = config.fields(target._value()) if target is not None else None
+            dropped: list[str] = []
+            for key in map(str, tuned):
+                where, part, deeper = f"{place}.{key}", node._get_node(key), tuned._get_node(key)
+                if legal is not None and key != "_target_" and key not in legal:
+                    if not any(f"{each}.".startswith(f"{where}.") for each in keys):
+                        with open_dict(node):
+                            node.pop(key, None)
+                        dropped.append(where)
+                elif _is_mapping(part) and _is_mapping(deeper):
+                    visit(deeper, part, where)
+            if dropped:
+                notes[
+                    f"left out of experiment {name}: {', '.join(dropped)}; the {place} chosen "
+                    "on the command line has no such keys"
+                ] = None
+
+        for group in config.GROUPS:
+            tuned, node = read.config._get_node(group), composed._get_node(group)
+            replaced = any(key == group or key.startswith(f"{group}/") for key in keys)
+            if replaced and _is_mapping(tuned) and _is_mapping(node):
+                visit(tuned, node, group)
+
+
 class _Memory(ConfigRepository):
     """Reads each file once, however many jobs and corrections are composed from it."""
+
+    left_out: frozenset[str] = frozenset()
+    """Groups whose options experiments do not choose in this composition."""
 
     def __init__(self, origin: ConfigRepository):
         self.__dict__.update(origin.__dict__)
@@ -336,7 +431,14 @@ class _Memory(ConfigRepository):
         key = (config_path, *(source.path for source in self.sources))
         if key not in self._read:
             self._read[key] = super().load_config(config_path)
-        return copy.deepcopy(self._read[key])  # what is composed is merged in place
+        result = copy.deepcopy(self._read[key])  # what is composed is merged in place
+        if result is not None and config_path.startswith("experiment/") and self.left_out:
+            result.defaults_list = [
+                default
+                for default in result.defaults_list or []
+                if not (default.is_override() and _overridden(default) in self.left_out)
+            ]
+        return result
 
 
 class _Collected:
@@ -366,6 +468,30 @@ class _Collected:
         ordered = ", ".join(line for line in self._jobs[having[0]] if line in shared)
         numbers = ", ".join(map(str, having))
         return f"job{'s' if len(having) > 1 else ''} {numbers}{': ' if ordered else ''}{ordered}"
+
+
+def _overridden(default: InputDefault) -> str:
+    """Return the group (with its package, where it names one) that a default overrides."""
+    group = str(getattr(default, "group", "")).lstrip("/")
+    package = getattr(default, "package", None)
+    return f"{group}@{package}" if package else group
+
+
+def _experiments(composed: DictConfig) -> list[str]:
+    """Return the names of the chosen experiments."""
+    chosen = composed.hydra.runtime.choices.get("experiment")
+    names = chosen if isinstance(chosen, (list, ListConfig)) else [chosen]
+    return [str(name) for name in names if name is not None]
+
+
+def _is_mapping(node: Any) -> bool:
+    """Return whether a node has keys of its own; a reference and a null have none."""
+    return isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _parse(line: str) -> Override:

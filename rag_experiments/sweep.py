@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from rag_experiments.contracts import UserError
+from rag_experiments.tracking import mask
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 OUTCOME = "outcome.json"
 """Name of the file that a job leaves in its folder."""
 
+VARIABLE = "RAG_EXPERIMENTS_SWEEP"
+"""Environment variable that tells a job, in whatever process it runs, the tag of its sweep."""
 
 _NO_NAME = ("experiment=", "device=", "precision=", "cache_dir=", "tracking")
 """Overrides that say nothing about what a run compares."""
@@ -47,8 +52,13 @@ def current_job() -> Job:
     """Return the job that Hydra is running in this process."""
     hydra = HydraConfig.get()
     experiment = hydra.runtime.choices.get("experiment") or "defaults"
-    overrides = tuple(hydra.overrides.task)
-    sweep = tag(Path(hydra.sweep.dir)) if hydra.mode == RunMode.MULTIRUN else None
+    # As they are written: reading the list would put in what ${oc.env:NAME} stands for.
+    written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(written, list)
+    overrides = tuple(mask(str(line)) for line in written)
+    sweep = None
+    if hydra.mode == RunMode.MULTIRUN:
+        sweep = hydra.job.env_set.get(VARIABLE) or tag(Path(hydra.sweep.dir))
     lines = [line.lstrip("+") for line in overrides]
     name = ", ".join([experiment, *(line for line in lines if not line.startswith(_NO_NAME))])
     choices = {
@@ -62,6 +72,32 @@ def current_job() -> Job:
 def tag(sweep_dir: Path) -> str:
     """Return the name of a sweep, e.g. `bio_qa-2025-01-31_12-30-00`, from its folder."""
     return f"{sweep_dir.parent.name}-{sweep_dir.name}"
+
+
+def new_tag(sweep_dir: Path) -> str:
+    """Return the name of a sweep that is to start; the time tells it from an earlier one in
+    the same folder."""
+    again = time.strftime("_%Y-%m-%d_%H-%M-%S") if stamps(sweep_dir) else ""
+    return f"{tag(sweep_dir)}{again}"
+
+
+Stamps = dict[str, dict[str, int]]
+"""Of the folder of each job: its files, with the times at which they were written."""
+
+
+def stamps(sweep_dir: Path) -> Stamps:
+    """Return what the jobs in a folder have written so far; nothing where it does not exist."""
+    if not sweep_dir.is_dir():
+        return {}
+    return {
+        folder.name: {
+            path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+            for path in (*folder.glob("*"), *folder.glob(".hydra/*"))
+            if path.is_file()
+        }
+        for folder in sweep_dir.iterdir()
+        if folder.is_dir() and folder.name != ".submitit"
+    }
 
 
 @dataclass(frozen=True)
@@ -122,41 +158,52 @@ def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:
         if isinstance(error, UserError)
         else (f"{type(error).__name__}: {' '.join(str(error).split())}",)
     )
+    problems = tuple(mask(problem) for problem in problems)
     return Outcome(problems=problems, by_user=by_user, overrides=tuple(overrides))
 
 
-def outcomes(sweep_dir: Path) -> dict[str, Outcome]:
+def outcomes(sweep_dir: Path, earlier: Stamps | None = None) -> dict[str, Outcome]:
     """Return the outcome of each job by its number, in order.
 
-    A job whose process died without a word is listed as failed.
+    `earlier` is what `stamps` found before the sweep began: folders in which nothing was written
+    since belong to another sweep and are left out. A job whose process died without a word is
+    listed as failed.
     """
-    folders = [path for path in sweep_dir.iterdir() if path.is_dir() and path.name != ".submitit"]
-    ordered = sorted(folders, key=lambda path: (len(path.name), path.name))
+    earlier = earlier or {}
+    now = stamps(sweep_dir)
     silent = Outcome(problems=("the job ended without an outcome; see its log",))
-    return {folder.name: Outcome.read(folder) or silent for folder in ordered}
+    found = {}
+    for name in sorted(now, key=lambda name: (len(name), name)):
+        before = earlier.get(name)
+        if before == now[name]:
+            continue
+        stale = before is not None and before.get(OUTCOME) == now[name].get(OUTCOME)
+        found[name] = (None if stale else Outcome.read(sweep_dir / name)) or silent
+    return found
 
 
-def report(sweep_dir: Path) -> int:
-    """Print the table of a sweep and what failed; return the exit code.
+def report(sweep_dir: Path, name: str, earlier: Stamps | None = None) -> int:
+    """Print the table of a sweep, by its tag, and what failed; return the exit code.
 
+    `earlier` is as in `outcomes`.
     0: every job ended well; 2: the user can mend every failure; 1: something else failed.
     """
     import sys
 
     from rich.console import Console
 
-    jobs = outcomes(sweep_dir)
+    jobs = outcomes(sweep_dir, earlier)
     # A file or a pipe has no width of its own, and a cut number is of no use.
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table(jobs, f"sweep {tag(sweep_dir)}"))
+    console.print(table(jobs, f"sweep {name}"))
     print(f"saved in {sweep_dir}")
     failures = {name: outcome for name, outcome in jobs.items() if outcome.problems}
     if not failures:
         return 0
     print(f"{len(failures)} of {len(jobs)} jobs failed:", file=sys.stderr)
-    for name, outcome in failures.items():
+    for number, outcome in failures.items():
         for problem in outcome.problems:
-            print(f"job {name} ({', '.join(outcome.overrides)}): {problem}", file=sys.stderr)
+            print(f"job {number} ({', '.join(outcome.overrides)}): {problem}", file=sys.stderr)
     return 2 if all(outcome.by_user for outcome in failures.values()) else 1
 
 

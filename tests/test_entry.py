@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rag_experiments import __main__ as entry
-from rag_experiments import sweep
+from rag_experiments import sweep, tracking
 from rag_experiments.composition import Composer
 from rag_experiments.contracts import UserError
 
@@ -30,6 +31,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+FAKE = SimpleNamespace(tracking=tracking.Off(), seed=2)
 OWN = ["data=folder", "data.path=own"]
 
 
@@ -210,7 +212,10 @@ def fake_run(monkeypatch):
             raise UserError(["train.jsonl:1:question: empty", "retriever.top_k: too many"])
         if config.seed == 3:
             raise RuntimeError("out of luck")
-        return config.seed / 10
+        score = sweep.Score(config.seed / 10)
+        overrides = sweep.current_job().overrides
+        sweep.Outcome("f1", None, score, overrides=overrides).write(output_dir)
+        return score.value
 
     module = ModuleType("rag_experiments.experiment")
     module.run = run  # type: ignore[attr-defined]
@@ -238,7 +243,6 @@ def test_a_run_gets_its_configuration_and_folder(fake_run, monkeypatch, tmp_path
     assert job.sweep is None
     assert "seed=4" in job.name
     assert job.choices["data"] == "folder"
-    assert sweep.Outcome.read(output_dir) == sweep.Outcome("f1", None, sweep.Score(0.4))
 
 
 def test_a_problem_that_a_run_finds_is_printed_without_a_traceback(fake_run, monkeypatch, capfd):
@@ -274,6 +278,57 @@ def test_a_failed_job_does_not_stop_a_sweep_and_all_failures_are_listed(
     (sweep_dir,) = Path("outputs/sweeps/defaults").iterdir()
     assert tags == {f"defaults-{sweep_dir.name}"}
     assert sorted(path.name for path in sweep_dir.iterdir()) == [*"0123", "multirun.yaml"]
+
+
+def test_a_folder_of_sweeps_keeps_two_sweeps_apart(fake_run, monkeypatch, capfd):
+    folder = "hydra.sweep.dir=outputs/mine"
+    assert call(monkeypatch, "-m", folder, "seed=3,1,4") == 1
+    capfd.readouterr()
+    assert call(monkeypatch, "-m", folder, "seed=1,4") == 0  # the failed job 0 is done again
+    shown = capfd.readouterr().out
+    assert "0.400" in shown
+    first, *_, last = (job.sweep for *_, job in fake_run)
+    assert first == "outputs-mine"
+    assert last.startswith("outputs-mine_20")
+    assert [job.sweep for *_, job in fake_run] == [first] * 3 + [last] * 2
+    before = sweep.stamps(Path("outputs/mine"))
+    (Path("outputs/mine/1") / "rag_experiments.log").write_text("begun again, then silent")
+    found = sweep.outcomes(Path("outputs/mine"), before)
+    assert list(found) == ["1"]
+    assert found["1"].problems == ("the job ended without an outcome; see its log",)
+
+
+def test_credentials_stay_out_of_outcomes_and_lists(fake_run, monkeypatch, capfd):
+    secret = "+tracking_note=http://me:do-not-show@host/"
+    error = sweep.failed(ValueError("no http://me:do-not-show@host/"), ())
+    assert error.problems == ("ValueError: no http://***@host/",)
+    monkeypatch.setattr(entry.config, "load", lambda raw: FAKE)
+    assert call(monkeypatch, "-m", secret, "seed=2,2") == 2
+    listed = capfd.readouterr().err.partition("2 of 2 jobs failed:")[2]
+    assert "do-not-show" not in listed
+    assert "***@host/" in listed
+    for path in Path("outputs").rglob(sweep.OUTCOME):
+        assert "do-not-show" not in path.read_text()
+
+
+def test_a_failed_job_does_not_hold_its_model_for_the_next(fake_run, monkeypatch):
+    class Model: ...
+
+    alive: list[Any] = []
+
+    def run(config, raw, output_dir):
+        model = Model()
+        found = [reference() for reference in alive]
+        alive.append(weakref.ref(model))
+        assert found == [None] * len(found), "the model of an earlier job is still there"
+        try:
+            raise ValueError("inner")
+        except ValueError as error:
+            raise UserError("outer") from error
+
+    monkeypatch.setattr(sys.modules["rag_experiments.experiment"], "run", run)
+    assert call(monkeypatch, "-m", "seed=1,2,3") == 2
+    assert len(alive) == 3
 
 
 def test_a_sweep_that_the_user_can_mend_exits_with_two(fake_run, monkeypatch):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from rag_experiments.composition import Composer
+from rag_experiments.contracts import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -47,6 +49,11 @@ def folder(tmp_path: Path) -> Path:
     for name in ("train", "passages"):
         (tmp_path / f"{name}.jsonl").write_text("{}\n")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _hydra_may_start_again() -> None:
+    GlobalHydra.instance().clear()
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,54 @@ def test_the_main_experiment_is_four_runs_that_differ_in_model_and_retriever(com
 def test_a_value_on_the_command_line_replaces_a_swept_one(composer):
     plan = composer.plan(["+experiment=bio_qa", "retriever=none"])
     assert {type(job.retriever).__name__ for job in plan.jobs} == {"NoRetriever"}
+
+
+def test_values_for_an_option_that_is_replaced_are_left_out_with_a_note():
+    composer = Composer()
+    (run,) = composer.plan(["+experiment=smoke", "trainer=frozen"]).jobs
+    assert type(run.trainer).__name__ == "Frozen"
+    (note,) = composer.notes
+    assert note == (
+        "left out of experiment smoke: trainer.max_steps, trainer.per_device_train_batch_size, "
+        "trainer.logging_steps; the trainer chosen on the command line has no such keys"
+    )
+
+
+def test_values_that_the_new_option_has_too_are_kept(composer):
+    (run,) = composer.plan(["+experiment=smoke", "trainer=supervised"]).jobs
+    assert type(run.trainer).__name__ == "Supervised"
+    assert run.trainer.max_steps == 4
+
+
+def test_a_choice_within_an_option_that_is_replaced_is_left_out_in_that_job_alone(composer):
+    line = ["+experiment=smoke", "trainer=supervised", "retriever=bm25,dense"]
+    lexical, dense = composer.plan(line, multirun=True).jobs
+    assert type(lexical.retriever).__name__ == "BM25"
+    assert dense.retriever.encoder.weights == "random:bert"
+    expected = "left out of the experiment: its choice of retriever/encoder; nothing takes it"
+    assert expected in composer.notes
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["trainer=frozen", "trainer.max_steps=3"], "trainer.max_steps: unknown key"),
+        (["retriever=bm25", "retriever/encoder=tiny"], "retriever/encoder=tiny: "),
+    ],
+)
+def test_what_a_user_gives_to_an_option_without_such_a_key_is_refused(line, expected, composer):
+    with pytest.raises(UserError) as refused:
+        composer.plan(["+experiment=smoke", *line])
+    assert any(problem.startswith(expected) for problem in refused.value.problems)
+
+
+def test_an_experiment_that_tunes_what_its_own_option_lacks_is_refused(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "wrong.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /trainer: frozen\ntrainer:\n  max_steps: 3\n"
+    )
+    with pytest.raises(UserError, match=r"trainer\.max_steps: unknown key"):
+        Composer(str(tmp_path)).plan(["+experiment=wrong"])
 
 
 def test_metrics_follow_the_task_unless_they_are_chosen(composer, folder):
