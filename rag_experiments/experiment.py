@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import reproducibility, sweep
+from rag_experiments import processes, reproducibility, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
+    Example,
     Hit,
     Prediction,
     PreparedData,
@@ -31,7 +32,7 @@ from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
 from rag_experiments.summary import print_summary
-from rag_experiments.tracking import Recorder, masked
+from rag_experiments.tracking import Off, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,6 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     """
     transformers.utils.logging.disable_progress_bar()
     job = sweep.current_job()
-    own_peak = reproducibility.reset_peak_memory() or job.sweep is None
     device = reproducibility.resolve_device(config.device)
     runtime = Runtime(
         cache_dir=config.cache_dir,
@@ -60,7 +60,17 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
         dtype=reproducibility.resolve_dtype(config.precision, device),
         seed=config.seed,
     )
-    with config.tracking.start(
+    if processes.count() > 1 and not config.trainer.trains:
+        raise UserError(
+            f"trainer: {type(config.trainer).__name__} does not train, and only training is "
+            f"shared among processes (WORLD_SIZE is {processes.count()}); start it without torchrun"
+        )
+    processes.join(device)
+    if not processes.is_first():
+        logging.getLogger("rag_experiments").setLevel(logging.WARNING)
+    output_dir = processes.share(output_dir)
+    tracking = config.tracking if processes.is_first() else Off()
+    with tracking.start(
         raw, output_dir, name=job.name, sweep=job.sweep, choices=job.choices
     ) as recorder:
         recorder.log_environment(
@@ -71,10 +81,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
                 "git_commit": reproducibility.git_commit(),
             }
         )
-        value = _run(config, raw, output_dir, runtime, recorder, job)
-        if own_peak:  # else it might be that of an earlier job in this process
-            recorder.log_metrics({"memory/peak_mib": reproducibility.peak_memory()})
-        return value
+        return _run(config, raw, output_dir, runtime, recorder, job)
 
 
 def _run(
@@ -86,62 +93,75 @@ def _run(
     job: sweep.Job,
 ) -> float:
     timer = Timer()
-    with timer.stage("data"):
+    with timer.stage("data"), processes.first_before_others():
         data = config.data.load(runtime)
         check_data(config, data, runtime)
         sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
         sizes["passages"] = len(data.passages)
         log.info("data: %s", ", ".join(f"{count} {name}" for name, count in sizes.items()))
         recorder.log_data(type(config.data).__name__, fingerprint(data), sizes)
-        recorder.tag("gold_source", data.gold)
-        notes = "".join(f"{note}\n" for note in (*data.notes, GOLD_NOTES[data.gold]) if note)
-        (output_dir / "notes.txt").write_text(notes, encoding="utf-8")
-        recorder.log_text(notes, "notes.txt")
 
     with timer.stage("retrieval"):
         reproducibility.seed_everything(config.seed)
         searcher = config.retriever.build(data.passages, runtime)
+        # Again: vectors that are computed draw numbers, those that are read from a cache do not.
+        reproducibility.seed_everything(config.seed)
         model = config.model.load(
             config.task, runtime, encode_queries=config.retriever.uses_query_vectors
         )
         pipeline = RagPipeline(config.task, config.retriever, model, searcher, data.passages)
-        if data.validation:
-            pipeline.fit_temperature(data.validation)
-        test_hits = pipeline.search(data.test)
+        validation_hits = pipeline.search(data.validation) if data.validation else None
+        test_hits = pipeline.search(data.test) if processes.is_first() else []
+        if validation_hits is not None:
+            pipeline.fit_temperature(data.validation, validation_hits)
+        elif data.train:
+            pipeline.fit_temperature(data.train, name="train")
+        else:
+            # Only the spread of the scores: nothing is fitted to the test's gold passages.
+            blind = [replace(question, passage_ids=()) for question in data.test]
+            pipeline.fit_temperature(blind, test_hits, name="test")
 
     evaluations: dict[str, Evaluation] = {}
     metrics = list(config.metrics.values())
 
     def evaluate(stage: str, predictions: list[Prediction]) -> None:
         evaluations[stage] = evaluate_predictions(metrics, predictions, config.seed)
-        rows = table_rows(predictions, evaluations[stage], data.gold)
-        write_rows(output_dir / f"predictions_{stage}.jsonl", rows)
-        recorder.log_predictions(rows, f"predictions_{stage}")
+        write_predictions(output_dir / f"predictions_{stage}.jsonl", predictions)
+        recorder.log_predictions(
+            table_rows(predictions, evaluations[stage]), f"predictions_{stage}"
+        )
 
-    with timer.stage("untrained"):
-        predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
-        evaluate("untrained", predictions)
+    if processes.is_first():
+        with timer.stage("untrained"):
+            predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
+            evaluate("untrained", predictions)
+            truncated = model.prompts.cut
 
     if config.trainer.trains:
         with timer.stage("training"):
-            train(config, data, pipeline, runtime, recorder, output_dir)
+            train(config, data, pipeline, validation_hits, runtime, recorder, output_dir)
+    if not processes.is_first():
+        return processes.share(None)  # the first does the rest
+
+    if config.trainer.trains:
         with timer.stage("test"):
             if config.trainer.trains_query_encoder:
                 test_hits = pipeline.search(data.test)
+            before = model.prompts.cut
             predictions = pipeline.predict(data.test, test_hits, progress="trained model, test")
             evaluate("trained", predictions)
+            truncated = model.prompts.cut - before
 
     elif data.validation:
         # What training would have followed, so that settings without training, above all
         # prompts, are chosen on validation questions too.
         with timer.stage("validation"):
-            recorder.log_metrics(
-                {f"validation/{k}": v for k, v in score(config, pipeline, data.validation).items()}
-            )
+            scores = score(config, pipeline, data.validation, validation_hits)
+            recorder.log_metrics({f"validation/{name}": v for name, v in scores.items()})
 
     with timer.stage("saving"):
         saved = output_dir / "model"
-        pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
+        pipeline.save(saved, raw)
         recorder.log_folder(saved, "model")
 
     final = "trained" if config.trainer.trains else "untrained"
@@ -152,13 +172,14 @@ def _run(
         {
             "retrieval/temperature": pipeline.temperature,
             "retrieval/prior_entropy": mean_entropy(predictions),
-            "truncated_prompts": float(model.prompts.cut),
+            "truncated_prompts": float(truncated),
+            "memory/peak_mib": reproducibility.peak_memory(),
             **{f"seconds/{stage}": seconds for stage, seconds in timer.seconds.items()},
         }
     )
-    if model.prompts.cut:
-        log.info("%d prompts had their passages cut to fit", model.prompts.cut)
-    write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold)
+    if truncated:
+        log.info("%d prompts of the final test had their passages cut to fit", truncated)
+    write_metrics(output_dir / "metrics.json", evaluations, timer)
     print_summary(evaluations, predictions, GOLD_NOTES[data.gold])
     print(f"\nsaved in {output_dir}")
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
@@ -177,7 +198,7 @@ def _run(
     sweep.Outcome(
         config.task.objective, outcome("untrained"), outcome("trained"), overrides=job.overrides
     ).write(output_dir)
-    return evaluations[final].estimates[config.task.objective].value
+    return processes.share(evaluations[final].estimates[config.task.objective].value)
 
 
 def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
@@ -195,6 +216,12 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
             "data: the validation split is empty, but the best checkpoint is chosen on it; give "
             "validation questions, or trainer.eval_strategy=no"
         )
+    problems += [
+        f"task.objective: {metric.name!r} is worse the larger it is, but an objective is "
+        "maximized; choose another metric"
+        for metric in config.metrics.values()
+        if metric.name == config.task.objective and not getattr(metric, "greater_is_better", True)
+    ]
     questions = (*data.train, *data.validation, *data.test)
     problems += config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
@@ -205,8 +232,14 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
         )
     if not problems:
         problems = config.model.question_problems(
-            questions, config.task, config.retriever.top_k, runtime
+            questions,
+            config.task,
+            config.retriever.top_k,
+            runtime,
+            encode_queries=config.retriever.uses_query_vectors,
         )
+        found = config.retriever.question_problems(questions, runtime)
+        problems += [f"retriever.{line}" for line in found]
     if problems:
         raise UserError(problems)
 
@@ -215,18 +248,25 @@ def train(
     config: Run,
     data: PreparedData,
     pipeline: RagPipeline,
+    validation_hits: Sequence[Sequence[Hit]] | None,
     runtime: Runtime,
     recorder: Recorder,
     output_dir: Path,
 ) -> None:
-    """Train the pipeline's model in place."""
-    again = config.trainer.trains_query_encoder
-    validation_hits = None if again else pipeline.search(data.validation)
+    """Train the pipeline's model in place.
+
+    A trainer of the query encoder searches each batch itself, so it is given questions alone,
+    and what was found for validation with the untrained encoder is of no use.
+    """
+    if config.trainer.trains_query_encoder:
+        examples, validation_hits = [Example(question) for question in data.train], None
+    else:
+        examples = pipeline.examples(data.train)
 
     result = config.trainer.fit(
         Training(
             model=pipeline.model,
-            examples=pipeline.examples(data.train),
+            examples=examples,
             retrieve=pipeline,
             validate=partial(score, config, pipeline, data.validation, validation_hits)
             if data.validation
@@ -289,32 +329,26 @@ def flatten(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     return flat
 
 
-def table_rows(
-    predictions: Sequence[Prediction], evaluation: Evaluation, gold: str
-) -> list[dict[str, Any]]:
-    """One row for each prediction: what was asked, retrieved and answered, and its scores.
-
-    `gold` is where gold passages come from, as in `PreparedData`.
-    """
+def table_rows(predictions: Sequence[Prediction], evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row for each prediction: what was asked, retrieved and answered, and its scores."""
     return [
         {
             **asdict(prediction),
-            "gold_source": gold,
             **{name: scores[prediction.id] for name, scores in evaluation.scores.items()},
         }
         for prediction in predictions
     ]
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON line for each row."""
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write one JSON line for each prediction."""
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for prediction in predictions:
+            file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
 
 
-def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer, gold: str) -> None:
-    """Write all estimates, their intervals, where gold comes from and the stages' seconds."""
+def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer) -> None:
+    """Write all estimates, their intervals and the stages' seconds as JSON."""
 
     def numbers(estimate: Estimate) -> dict[str, float | None]:
         return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
@@ -324,7 +358,6 @@ def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer, 
             stage: {name: numbers(value) for name, value in evaluation.estimates.items()}
             for stage, evaluation in evaluations.items()
         },
-        "gold_source": gold,
         "seconds": timer.seconds,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
