@@ -32,7 +32,7 @@ from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
 from rag_experiments.summary import print_summary
-from rag_experiments.tracking import Off, Recorder
+from rag_experiments.tracking import Off, Recorder, masked
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     """
     transformers.utils.logging.disable_progress_bar()
     job = sweep.current_job()
+    own_peak = reproducibility.reset_peak_memory() or job.sweep is None
     device = reproducibility.resolve_device(config.device)
     runtime = Runtime(
         cache_dir=config.cache_dir,
@@ -81,7 +82,10 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
                 "git_commit": reproducibility.git_commit(),
             }
         )
-        return _run(config, raw, output_dir, runtime, recorder, job)
+        value = _run(config, raw, output_dir, runtime, recorder, job)
+        if own_peak:  # else it might be that of an earlier job in this process
+            recorder.log_metrics({"memory/peak_mib": reproducibility.peak_memory()})
+        return value
 
 
 def _run(
@@ -100,6 +104,11 @@ def _run(
         sizes["passages"] = len(data.passages)
         log.info("data: %s", ", ".join(f"{count} {name}" for name, count in sizes.items()))
         recorder.log_data(type(config.data).__name__, fingerprint(data), sizes)
+        recorder.tag("gold_source", data.gold)
+        notes = "".join(f"{note}\n" for note in (*data.notes, GOLD_NOTES[data.gold]) if note)
+        if processes.is_first():
+            (output_dir / "notes.txt").write_text(notes, encoding="utf-8")
+        recorder.log_text(notes, "notes.txt")
 
     with timer.stage("retrieval"):
         reproducibility.seed_everything(config.seed)
@@ -126,10 +135,9 @@ def _run(
 
     def evaluate(stage: str, predictions: list[Prediction]) -> None:
         evaluations[stage] = evaluate_predictions(metrics, predictions, config.seed)
-        write_predictions(output_dir / f"predictions_{stage}.jsonl", predictions)
-        recorder.log_predictions(
-            table_rows(predictions, evaluations[stage]), f"predictions_{stage}"
-        )
+        rows = table_rows(predictions, evaluations[stage], data.gold)
+        write_rows(output_dir / f"predictions_{stage}.jsonl", rows)
+        recorder.log_predictions(rows, f"predictions_{stage}")
 
     if processes.is_first():
         with timer.stage("untrained"):
@@ -161,7 +169,7 @@ def _run(
 
     with timer.stage("saving"):
         saved = output_dir / "model"
-        pipeline.save(saved, raw)
+        pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
         recorder.log_folder(saved, "model")
 
     final = "trained" if config.trainer.trains else "untrained"
@@ -173,13 +181,12 @@ def _run(
             "retrieval/temperature": pipeline.temperature,
             "retrieval/prior_entropy": mean_entropy(predictions),
             "truncated_prompts": float(truncated),
-            "memory/peak_mib": reproducibility.peak_memory(),
             **{f"seconds/{stage}": seconds for stage, seconds in timer.seconds.items()},
         }
     )
     if truncated:
         log.info("%d prompts of the final test had their passages cut to fit", truncated)
-    write_metrics(output_dir / "metrics.json", evaluations, timer)
+    write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold)
     print_summary(evaluations, predictions, GOLD_NOTES[data.gold])
     print(f"\nsaved in {output_dir}")
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
@@ -329,26 +336,32 @@ def flatten(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     return flat
 
 
-def table_rows(predictions: Sequence[Prediction], evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One row for each prediction: what was asked, retrieved and answered, and its scores."""
+def table_rows(
+    predictions: Sequence[Prediction], evaluation: Evaluation, gold: str
+) -> list[dict[str, Any]]:
+    """One row for each prediction: what was asked, retrieved and answered, and its scores.
+
+    `gold` is where gold passages come from, as in `PreparedData`.
+    """
     return [
         {
             **asdict(prediction),
+            "gold_source": gold,
             **{name: scores[prediction.id] for name, scores in evaluation.scores.items()},
         }
         for prediction in predictions
     ]
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write one JSON line for each prediction."""
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one JSON line for each row."""
     with path.open("w", encoding="utf-8") as file:
-        for prediction in predictions:
-            file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer) -> None:
-    """Write all estimates, their intervals and the stages' seconds as JSON."""
+def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer, gold: str) -> None:
+    """Write all estimates, their intervals, where gold comes from and the stages' seconds."""
 
     def numbers(estimate: Estimate) -> dict[str, float | None]:
         return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
@@ -358,6 +371,7 @@ def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer) 
             stage: {name: numbers(value) for name, value in evaluation.estimates.items()}
             for stage, evaluation in evaluations.items()
         },
+        "gold_source": gold,
         "seconds": timer.seconds,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
