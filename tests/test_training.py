@@ -101,6 +101,7 @@ def test_two_processes_train_as_one_run(tmp_path):
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     line = ["-m", "rag_experiments", "+experiment=smoke", "device=cpu", "precision=float32"]
+    line += ["trainer.max_steps=-1", "trainer.num_train_epochs=1.0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
