@@ -1,0 +1,59 @@
+"""The README's commands are ones that the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rag_experiments.composition import Composer
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = [part.strip() for line in lines for part in line.split("&&")]
+    own = [line for line in found if line.startswith("python -m rag_experiments ")]
+    return [line for line in own if "--help" not in line]  # the entry's own tests run it
+
+
+def test_the_readme_has_commands():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_taken(command, tmp_path, monkeypatch):
+    """Composed and checked as the program does, with files where the reader has files."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command.partition("  #")[0])[3:]
+    folder = tmp_path / "my_data"
+    folder.mkdir()
+    for name in ("passages", "train", "validation", "test"):
+        (folder / f"{name}.jsonl").write_text("{}\n")
+    (tmp_path / "questions.csv").write_text("id,Question,Answer\n")
+    (tmp_path / "passages.csv").write_text("id,title,text\n")
+    metrics = tmp_path / "my_conf" / "metrics"
+    metrics.mkdir(parents=True)
+    (metrics / "my_metric.yaml").write_text(
+        "my_metric: {_target_: rag_experiments.metrics.exact_match.ExactMatch}\n"
+    )
+    config_dir = None
+    if "--config-dir" in words:
+        place = words.index("--config-dir")
+        config_dir = words[place + 1]
+        del words[place : place + 2]
+    overrides = [word for word in words if not word.startswith("-") and word != "job"]
+    plan = Composer(config_dir, None).plan(overrides, "-m" in words)
+    assert plan.jobs
+
+
+def test_every_number_of_a_table_of_results_stands_beside_its_command():
+    text = README.read_text("utf-8")
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        if re.search(r"\d\.\d\d", table):
+            before = text[: text.index(table)].rstrip()
+            assert before.endswith("```") or "python -m rag_experiments" in table, table
