@@ -316,15 +316,15 @@ class RagSequenceModel(RagModel):
         ids = self._generate(
             state, alone, torch.zeros_like(alone).float(), num_return_sequences=count
         )
-        end, pad_id = self.generator.end_id, self.generator.pad_id
-        ids = ids.masked_fill(~answer_mask(ids, end), pad_id)
+        lengths = answer_mask(ids, self.generator.end_id).sum(1).tolist()
         proposals: list[dict[tuple[int, ...], set[int]]] = [{} for _ in slots]
-        for row, candidate in enumerate(ids.tolist()):
+        for row, (candidate, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
             source = row // count
-            proposals[int(question[source])].setdefault(tuple(candidate), set()).add(source)
+            own = proposals[int(question[source])]
+            own.setdefault(tuple(candidate[:length]), set()).add(source)
         scores = self._score_proposals(state, slots, log_prior, proposals)
         best = [max(own, key=own.__getitem__) for own in scores]
-        return torch.tensor(best, device=slots.device)
+        return self.generator.pad_answers(best)[0].to(slots.device)
 
     def _score_proposals(
         self,
@@ -333,21 +333,28 @@ class RagSequenceModel(RagModel):
         log_prior: Tensor,
         proposals: list[dict[tuple[int, ...], set[int]]],
     ) -> list[dict[tuple[int, ...], float]]:
-        """log p(y|x) of each proposed answer, a dictionary for each question."""
+        """log p(y|x) of each proposed answer, a dictionary for each question.
+
+        The only answer of a question that has one is not scored; it stands there with 0.
+        """
         fast = cast("RagSequence", self.option).candidates == "fast"
         jobs = [
             (i, n, row, ids)
             for i, own in enumerate(proposals)
+            if len(own) > 1  # an answer that all passages propose needs no score to win
             for ids, sources in own.items()
             for n, row in enumerate(slots[i].tolist())
             if row >= 0 and (not fast or row in sources)
         ]
-        collected: list[dict[tuple[int, ...], list[float]]] = [{} for _ in proposals]
+        jobs.sort(key=lambda job: len(job[-1]))  # little padding in each chunk
+        collected: list[dict[tuple[int, ...], list[float]]] = [
+            {} if len(own) > 1 else {ids: [0.0] for ids in own} for own in proposals
+        ]
         for first in range(0, len(jobs), ROWS_AT_ONCE):
             chunk = jobs[first : first + ROWS_AT_ONCE]
-            ids = torch.tensor([ids for *_, ids in chunk], device=slots.device)
+            ids, mask = self.generator.pad_answers([ids for *_, ids in chunk])
+            ids, mask = ids.to(slots.device), mask.to(slots.device)
             rows = torch.tensor([row for _, _, row, _ in chunk], device=slots.device)
-            mask = answer_mask(ids, self.generator.end_id)
             each = state.select(rows).score(ids)
             values = likelihood.sequence_log_probs(each[:, None], mask)[:, 0]
             for (i, n, _, candidate), value in zip(chunk, values, strict=True):

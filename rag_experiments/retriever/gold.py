@@ -28,6 +28,15 @@ class Gold(BaseRetriever):
         """Searcher of the gold passages; they come with the questions, nothing was saved."""
         return GoldSearcher(passages["id"])
 
+    def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
+        """Say so where no question names a passage."""
+        if any(question.passage_ids for question in questions):
+            return []
+        return [
+            "gold: no question has passage_ids, and no answer stands in a passage; give gold "
+            "passages, or choose another retriever"
+        ]
+
 
 class GoldSearcher:
     """Searcher that returns the passages that a question names."""
