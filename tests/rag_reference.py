@@ -42,6 +42,7 @@ def make_network(kind, seed=0, vocabulary=24, std=0.4, layers=2, width=16, heads
     """A tiny random model in fp64, with weights so large that prompts matter."""
     ids = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
     ids["vocab_size"] = vocabulary
+    ids |= settings
     if kind == "llama":
         config = LlamaConfig(
             hidden_size=width,
@@ -50,7 +51,7 @@ def make_network(kind, seed=0, vocabulary=24, std=0.4, layers=2, width=16, heads
             num_attention_heads=heads,
             num_key_value_heads=max(1, heads // 2),
             max_position_embeddings=256,
-            **ids | settings,
+            **ids,
         )
         network = LlamaForCausalLM(config)
     elif kind == "t5":
@@ -60,9 +61,8 @@ def make_network(kind, seed=0, vocabulary=24, std=0.4, layers=2, width=16, heads
             d_ff=2 * width,
             num_layers=layers,
             num_heads=heads,
-            decoder_start_token_id=PAD,
             dropout_rate=0.0,
-            **ids | settings,
+            **{"decoder_start_token_id": ids["pad_token_id"]} | ids,
         )
         network = T5ForConditionalGeneration(config)
     else:
@@ -75,10 +75,9 @@ def make_network(kind, seed=0, vocabulary=24, std=0.4, layers=2, width=16, heads
             encoder_ffn_dim=2 * width,
             decoder_ffn_dim=2 * width,
             max_position_embeddings=256,
-            decoder_start_token_id=END,
             forced_eos_token_id=None,
             dropout=0.0,
-            **ids | settings,
+            **{"decoder_start_token_id": END} | ids,
         )
         network = BartForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(seed)
@@ -90,7 +89,7 @@ def make_network(kind, seed=0, vocabulary=24, std=0.4, layers=2, width=16, heads
 
 def wrap(network):
     """The network as the project's language model, without a real tokenizer."""
-    tokenizer = SimpleNamespace(pad_token_id=PAD, eos_token_id=END)
+    tokenizer = SimpleNamespace(pad_token_id=network.config.pad_token_id, eos_token_id=END)
     whole = EncoderDecoderModel if network.config.is_encoder_decoder else CausalLanguageModel
     return whole(network, tokenizer, torch.float32)
 
@@ -130,6 +129,11 @@ def make_questions(seed, counts, vocabulary=24, longest=9, longest_answer=5):
     ]
 
 
+def set_decoding(model, **changes):
+    decoding = model.option.decoding.model_copy(update=changes)
+    model.option = model.option.model_copy(update={"decoding": decoding})
+
+
 def teach(model, questions, steps=30, learning_rate=0.03):
     """Train a little: random models repeat one token for ever, answers should end by themselves."""
     batch = collate(model, questions)
@@ -143,8 +147,8 @@ def teach(model, questions, steps=30, learning_rate=0.03):
 
 
 def gradients(network):
-    """Of every parameter, which are then cleared."""
-    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    """Of every parameter that is used, which are then cleared."""
+    found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
     return found
 
@@ -153,6 +157,7 @@ def assert_same_gradients(actual, expected, tolerance=1e-6):
     """Within a share of each tensor's norm, or of a thousandth of the norm of all."""
     whole = float(torch.stack([g.norm() for g in expected.values()]).norm())
     assert whole > 0
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
         scale = max(float(gradient.norm()), 1e-3 * whole)
         assert float((actual[name] - gradient).norm()) < tolerance * scale, name
