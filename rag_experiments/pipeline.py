@@ -17,7 +17,6 @@ from rag_experiments import config
 from rag_experiments.contracts import (
     Example,
     Hit,
-    Option,
     Passage,
     Prediction,
     Question,
@@ -224,7 +223,12 @@ class RagPipeline:
         if (folder / "model").is_dir() and not (folder / "pipeline.json").is_file():
             folder = folder / "model"
         raw, facts = _read(folder)
-        task, model, retriever = (_build(raw, group) for group in ("task", "model", "retriever"))
+        # Trained weights and the index are in the folder. What the run began with may be gone;
+        # where it is needed all the same, loading says so.
+        task, model, retriever = (
+            config.build(raw[group], group, check_paths=False)
+            for group in ("task", "model", "retriever")
+        )
         device = resolve_device(device)
         runtime = Runtime(
             cache_dir=cache_dir or Path(raw.cache_dir),
@@ -249,19 +253,6 @@ def mean_entropy(predictions: Sequence[Prediction]) -> float:
     """Mean entropy of p(z|x) in nats over the questions that have passages."""
     values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
     return float(np.mean(values)) if values else 0.0
-
-
-def _build(raw: DictConfig, group: str) -> Any:
-    """The option of a group, whether or not the folders that it names are there.
-
-    Trained weights and the index are in the saved folder. What the run began with may be gone;
-    where it is needed all the same, loading says so.
-    """
-    builder = config._Builder()
-    option = builder.build(raw[group], group)
-    if not isinstance(option, Option):  # what is no fault of a folder leaves no option
-        raise UserError(builder.problems)
-    return option
 
 
 def _read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
