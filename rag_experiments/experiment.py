@@ -36,6 +36,9 @@ from rag_experiments.tracking import Off, Recorder, masked
 
 log = logging.getLogger(__name__)
 
+CURVES = "curves.jsonl"
+"""File of a run's training curves: one line for each step that was logged."""
+
 GOLD_NOTES = {
     "annotated": "",
     "answer_match": "gold passages are not annotated: those that contain an accepted answer "
@@ -186,7 +189,7 @@ def _run(
     )
     if truncated:
         log.info("%d prompts of the final test had their passages cut to fit", truncated)
-    write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold)
+    write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold, sizes)
     print_summary(evaluations, predictions, GOLD_NOTES[data.gold])
     print(f"\nsaved in {output_dir}")
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
@@ -274,7 +277,7 @@ def train(
             if data.validation
             else None,
             objective=config.task.objective,
-            log=recorder.log_metrics,
+            log=partial(log_curves, recorder, output_dir / CURVES),
             folder=output_dir / "checkpoints",
             runtime=runtime,
         )
@@ -289,6 +292,13 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
+
+
+def log_curves(recorder: Recorder, path: Path, values: dict[str, float], step: int) -> None:
+    """Record a point of the training curves, and append it to the run's own file of them."""
+    recorder.log_metrics(values, step)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def score(
@@ -355,8 +365,15 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer, gold: str) -> None:
-    """Write all estimates, their intervals, where gold comes from and the stages' seconds."""
+def write_metrics(
+    path: Path,
+    evaluations: dict[str, Evaluation],
+    timer: Timer,
+    gold: str,
+    sizes: dict[str, int],
+) -> None:
+    """Write all estimates, their intervals, where gold comes from, the sizes of the data and
+    the stages' seconds."""
 
     def numbers(estimate: Estimate) -> dict[str, float | None]:
         return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
@@ -367,6 +384,7 @@ def write_metrics(path: Path, evaluations: dict[str, Evaluation], timer: Timer, 
             for stage, evaluation in evaluations.items()
         },
         "gold_source": gold,
+        "sizes": sizes,
         "seconds": timer.seconds,
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

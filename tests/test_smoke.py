@@ -54,6 +54,9 @@ def test_a_run_says_what_it_found_and_where_it_is(first):
     assert {"generator", "index", "passages.parquet", "config.yaml"} <= {
         path.name for path in (run / "model").iterdir()
     }
+    curves = [json.loads(line) for line in (run / "curves.jsonl").read_text("utf-8").splitlines()]
+    assert [point["step"] for point in curves if "train/loss" in point] == [1, 2, 3, 4]
+    assert metrics(run)["sizes"] == {"train": 16, "validation": 8, "test": 8, "passages": 64}
     assert not (run / "checkpoints").exists()  # the best is in model/, and nothing else stays
 
 
