@@ -1,5 +1,7 @@
 """Intervals and tests against values by hand, scipy, and simulated coverage."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from rag_experiments.functional.statistics import (
     adjust_holm,
     bootstrap_interval,
     bootstrap_mean_interval,
+    crossed_bootstrap_means,
     paired_permutation_test,
     percentile_interval,
     resample_indices,
@@ -169,3 +172,43 @@ def test_holm_rejects_what_stepping_down_rejects(p_values, level):
             break
         rejected.add(index)
     assert {i for i, p in enumerate(adjust_holm(p_values)) if p <= level} == rejected
+
+
+def test_crossed_bootstrap_equals_all_draws_counted():
+    # Two replicates of two examples: 4 draws of replicates times 4 of examples, all as likely.
+    scores = np.array([[0.0, 1.0], [2.0, 7.0]])
+    every = [
+        scores[np.ix_(rows, columns)].mean()
+        for rows in product(range(2), repeat=2)
+        for columns in product(range(2), repeat=2)
+    ]
+    estimates = crossed_bootstrap_means(scores, resample_indices(2, 40_000, seed=1), seed=2)
+    for value in set(every):
+        share = np.mean(np.isclose(estimates, value))
+        assert share == pytest.approx(every.count(value) / len(every), abs=0.01)
+    assert estimates.std() == pytest.approx(np.std(every), rel=0.02)
+
+
+def test_crossed_bootstrap_of_one_replicate_is_that_of_examples(monkeypatch):
+    values = np.random.default_rng(3).random(40)
+    indices = resample_indices(40, 1000, seed=7)
+    estimates = crossed_bootstrap_means(values[None], indices, seed=0)
+    assert percentile_interval(estimates) == bootstrap_mean_interval(values, 0, indices=indices)
+    monkeypatch.setattr("rag_experiments.functional.statistics._BLOCK", 120)
+    assert (crossed_bootstrap_means(values[None], indices, seed=0) == estimates).all()
+
+
+def test_crossed_interval_covers_where_that_of_examples_alone_does_not():
+    # Scores with a chance of each training (standard deviation 0.1) on top of each question's:
+    # the mean over 8 trainings of 50 questions against the mean of all trainings, 0.
+    generator = np.random.default_rng(4)
+    crossed = alone = 0
+    for trial in range(300):
+        scores = generator.normal(0, 0.1, (8, 1)) + generator.normal(0, 0.2, (8, 50))
+        indices = resample_indices(50, 400, seed=trial)
+        low, high = percentile_interval(crossed_bootstrap_means(scores, indices, seed=trial))
+        crossed += low <= 0 <= high
+        low, high = bootstrap_mean_interval(scores.mean(axis=0), 0, indices=indices)
+        alone += low <= 0 <= high
+    assert 0.86 <= crossed / 300 <= 0.99
+    assert alone / 300 < 0.7

@@ -142,3 +142,28 @@ def adjust_holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, factors * p[order]))
     return adjusted
+
+
+def crossed_bootstrap_means(scores: np.ndarray, indices: np.ndarray, seed: int) -> np.ndarray:
+    """Return bootstrap estimates `[r]` of the mean of `scores` `[s, n]`: s replicates of a
+    training, each scored on the same n examples.
+
+    Replicates and examples are drawn with replacement, independently of each other, so that the
+    estimates spread by the chance of training as well as by that of the questions (Owen 2007,
+    "The pigeonhole bootstrap", https://arxiv.org/abs/0712.1111). `indices` `[r, n]` are the
+    examples drawn, from `resample_indices`. One replicate: the bootstrap of examples alone.
+    Few replicates say little about their spread: with two it is underestimated by half.
+    """
+    array = np.asarray(scores, dtype=np.float64)
+    replicates, n = array.shape
+    rows = max(1, _BLOCK // (n * replicates))
+    means = np.concatenate(  # [r, s]
+        [
+            array[:, indices[start : start + rows]].mean(axis=2).T
+            for start in range(0, len(indices), rows)
+        ]
+    )
+    if replicates == 1:
+        return means[:, 0]
+    drawn = resample_indices(replicates, len(indices), seed)  # [r, s]
+    return np.take_along_axis(means, drawn, axis=1).mean(axis=1)
