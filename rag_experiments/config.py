@@ -19,6 +19,15 @@ from rag_experiments import contracts
 from rag_experiments.contracts import Option, UserError
 
 
+class Test(Option):
+    """What a run does with the test questions beside answering and scoring them."""
+
+    references: bool = True
+    """Whether the final model also answers them without passages (`closed_book`) and from the
+    gold passages alone (`gold`): two passes more, which tell errors of retrieval from errors of
+    reading."""
+
+
 class Run(Option):
     """One run: a choice from each group, and what all of them share."""
 
@@ -42,6 +51,9 @@ class Run(Option):
 
     tracking: SkipValidation[contracts.Tracking]
     """Where runs are recorded."""
+
+    test: Test = Test()
+    """What is done with the test questions beside scoring them."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     """Of every random choice."""

@@ -21,6 +21,7 @@ from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
     Hit,
+    Metric,
     Prediction,
     PreparedData,
     Question,
@@ -31,7 +32,8 @@ from rag_experiments.contracts import (
 from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
-from rag_experiments.summary import print_summary
+from rag_experiments.references import metrics_of_answers, predict_references
+from rag_experiments.summary import print_references, print_summary
 from rag_experiments.tracking import Off, Recorder, masked
 
 log = logging.getLogger(__name__)
@@ -136,7 +138,9 @@ def _run(
     evaluations: dict[str, Evaluation] = {}
     metrics = list(config.metrics.values())
 
-    def evaluate(stage: str, predictions: list[Prediction]) -> None:
+    def evaluate(
+        stage: str, predictions: list[Prediction], metrics: Sequence[Metric] = metrics
+    ) -> None:
         evaluations[stage] = evaluate_predictions(metrics, predictions, config.seed)
         rows = table_rows(predictions, evaluations[stage], data.gold)
         write_rows(output_dir / f"predictions_{stage}.jsonl", rows)
@@ -175,6 +179,13 @@ def _run(
         pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
         recorder.log_folder(saved, "model")
 
+    # After saving: what was trained is safe, whatever becomes of the figures about it.
+    if config.test.references:
+        with timer.stage("references"):
+            answered = predict_references(pipeline, data.test, predictions)
+            for condition, found in answered.items():
+                evaluate(condition, found, metrics_of_answers(metrics))
+
     final = "trained" if config.trainer.trains else "untrained"
     for stage, evaluation in evaluations.items():
         # The last model's figures share one name in all runs, trained or not: they compare.
@@ -190,7 +201,10 @@ def _run(
     if truncated:
         log.info("%d prompts of the final test had their passages cut to fit", truncated)
     write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold, sizes)
-    print_summary(evaluations, predictions, GOLD_NOTES[data.gold])
+    runs_own = {s: e for s, e in evaluations.items() if s in ("untrained", "trained")}
+    print_summary(runs_own, predictions, GOLD_NOTES[data.gold])
+    if config.test.references:
+        print_references(evaluations, final, config.task.objective)
     print(f"\nsaved in {output_dir}")
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
     if recorder.url:

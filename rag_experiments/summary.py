@@ -53,6 +53,24 @@ def print_summary(
         console.print("\n  * gold passage;  p(z|x) > p(z|x,y) where the model has it", style="dim")
 
 
+def print_references(evaluations: Mapping[str, Evaluation], final: str, objective: str) -> None:
+    """Print the objective of the run between those of its two reference conditions."""
+    if objective not in evaluations["closed_book"].estimates:
+        return  # an objective of retrieval: it says nothing of these conditions
+    names = {"closed_book": "closed book", final: "this run", "gold": "gold passages alone"}
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(title=f"{objective} of the same model [95% interval]", title_justify="left")
+    for column in ("passages", objective, "n"):
+        table.add_column(column, justify="left" if column == "passages" else "right")
+    for stage, name in names.items():
+        if stage in evaluations:
+            estimate = evaluations[stage].estimates[objective]
+            table.add_row(name, _show(estimate), str(estimate.n))
+    if "gold" not in evaluations:
+        table.caption = "no gold passages are known: none could be given"
+    console.print(table)
+
+
 def _show(estimate: Estimate) -> str:
     if estimate.n == 0:
         return "-"

@@ -25,6 +25,7 @@ FLOORS = {
     "reproducibility": 3,
     "sweep": 3,
     "pipeline": 4,
+    "references": 4,
     "summary": 4,
     "experiment": 4,
     "composition": 4,

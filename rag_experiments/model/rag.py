@@ -101,6 +101,8 @@ class Rag(Option):
         folder = resolve(self.generator.weights, runtime.cache_dir, place)
         encoder = PromptEncoder(load_tokenizer(folder), self.generator, task)
         problems = encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
+        if not problems and top_k:  # a retriever may find nothing, and closed book is a reference
+            problems = encoder.problems(questions, 0)
         problems += encoder.window_problems(questions, AutoConfig.from_pretrained(folder))
         if encode_queries and self.query_encoder is not None:
             found = self.query_encoder.weight_problems(runtime)
