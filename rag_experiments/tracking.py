@@ -1,4 +1,4 @@
-"""Runs recorded in MLflow; the only module that imports it."""
+"""Runs recorded in MLflow."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from rag_experiments.contracts import Option, UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +199,30 @@ class Mlflow(Option):
                 f"  side by side:         {site}#/compare-runs?runs={chosen}&experiments={number}",
             ]
         )
+
+    def find(self, folder: Path) -> MlflowRun | None:
+        """Return the run that wrote a folder, the latest of several; None: none is known."""
+        database = self._sqlite_file()
+        if database is not None and not database.is_file():
+            return None
+        self._require_answer()
+        client = self._client()
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            return None
+        quote_mark = '"' if "'" in str(folder) else "'"
+        runs = client.search_runs(
+            [experiment.experiment_id],
+            f"tags.output_dir = {quote_mark}{folder}{quote_mark}",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return runs[0] if runs else None
+
+    @property
+    def address(self) -> str:
+        """The store's address, also where the environment or nothing names it."""
+        return self._uri()
 
     def _uri(self) -> str:
         default = f"sqlite:///{Path('outputs/mlflow.db').absolute()}"

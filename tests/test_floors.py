@@ -22,6 +22,7 @@ FLOORS = {
     **dict.fromkeys(ROOMS, 2),
     "config": 3,
     "tracking": 3,
+    "assessments": 3,
     "reproducibility": 3,
     "sweep": 3,
     "pipeline": 4,
@@ -30,12 +31,14 @@ FLOORS = {
     "experiment": 4,
     "composition": 4,
     "ask": 5,
+    "rating": 5,
     "__main__": 5,
 }
 """A module imports from its own floor and from lower ones."""
 
 OWNERS = {
-    "mlflow": {"tracking"},
+    "mlflow": {"tracking", "assessments"},
+    "nicegui": {"rating"},
     "hydra": {"config", "composition", "sweep", "__main__"},
 }
 """Libraries that only these modules import."""
