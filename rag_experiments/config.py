@@ -25,7 +25,7 @@ class Test(Option):
     references: bool = True
     """Whether the final model also answers them without passages (`closed_book`) and from the
     gold passages alone (`gold`): two passes more, which tell errors of retrieval from errors of
-    reading."""
+    reading (`errors.json`)."""
 
 
 class Run(Option):

@@ -98,6 +98,8 @@ class Answer:
     """p(z|x, y) of each passage, given this answer (empty: the model does not define it)."""
     label_scores: dict[str, float] = field(default_factory=dict)
     """Probability of each label, where the task has labels."""
+    cut: bool = False
+    """Whether it reached the longest answer allowed without coming to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Prediction:
     gold_passage_ids: tuple[str, ...] = ()
     label_scores: dict[str, float] = field(default_factory=dict)
     """Probability of each label, for tasks that have labels."""
+    cut: bool = False
+    """Whether the prediction runs to the end of a generated text that came to no end itself."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import processes, reproducibility, sweep
+from rag_experiments import coverage, diagnosis, processes, reproducibility, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
@@ -33,7 +33,7 @@ from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
 from rag_experiments.references import metrics_of_answers, predict_references
-from rag_experiments.summary import print_references, print_summary
+from rag_experiments.summary import print_errors, print_references, print_summary
 from rag_experiments.tracking import Off, Recorder, masked
 
 log = logging.getLogger(__name__)
@@ -180,11 +180,27 @@ def _run(
         recorder.log_folder(saved, "model")
 
     # After saving: what was trained is safe, whatever becomes of the figures about it.
-    if config.test.references:
-        with timer.stage("references"):
-            answered = predict_references(pipeline, data.test, predictions)
-            for condition, found in answered.items():
-                evaluate(condition, found, metrics_of_answers(metrics))
+    labels = config.task.labels
+    references: dict[str, list[Prediction]] = {}
+    with timer.stage("references"):
+        located = coverage.locate_answers(data)
+        gold = diagnosis.find_gold(data, located, labels)
+        if config.test.references:
+            references = predict_references(pipeline, data.test, predictions, gold)
+        for condition, found in references.items():
+            evaluate(condition, found, metrics_of_answers(metrics))
+
+    with timer.stage("diagnosis"):
+        explained = diagnosis.explain(predictions, references, gold, labels)
+        errors = diagnosis.summarize(explained, labels)
+        covered = coverage.measure_coverage(data, predictions, located, labels)
+        write_rows(output_dir / "errors.jsonl", explained)
+        for name, content in (("errors", errors), ("coverage", covered)):
+            diagnosis.write_json(output_dir / f"{name}.json", content)
+            recorder.log_text((output_dir / f"{name}.json").read_text("utf-8"), f"{name}.json")
+        recorder.log_predictions(explained, "errors_by_question")
+        recorder.log_metrics({f"errors/{name}": n for name, n in errors["bins"].items()})
+        recorder.log_metrics(coverage.list_shares(covered))
 
     final = "trained" if config.trainer.trains else "untrained"
     for stage, evaluation in evaluations.items():
@@ -203,8 +219,9 @@ def _run(
     write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold, sizes)
     runs_own = {s: e for s, e in evaluations.items() if s in ("untrained", "trained")}
     print_summary(runs_own, predictions, GOLD_NOTES[data.gold])
-    if config.test.references:
+    if references:
         print_references(evaluations, final, config.task.objective)
+    print_errors(errors["bins"], covered)
     print(f"\nsaved in {output_dir}")
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
     if recorder.url:

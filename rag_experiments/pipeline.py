@@ -177,6 +177,8 @@ class RagPipeline:
                 posterior=answer.posterior,
                 gold_passage_ids=question.passage_ids,
                 label_scores=answer.label_scores,
+                # A later line that was cut is no part of an answer in the first.
+                cut=answer.cut and answer.text.rstrip().endswith(self.task.parse(answer.text)),
             )
             for question, found, example, answer in zip(
                 questions, hits, examples, answers, strict=True

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rag_experiments.contracts import Hit, Metric, Prediction, Question
+from rag_experiments.functional.attribution import Gold
 from rag_experiments.functional.ranking import softmax_log_prior
 from rag_experiments.pipeline import RagPipeline
-from rag_experiments.retriever.gold import Gold, GoldSearcher
+from rag_experiments.retriever.gold import Gold as GoldRetriever
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,21 @@ GOLD = "gold"
 
 
 def predict_references(
-    pipeline: RagPipeline, questions: Sequence[Question], own: Sequence[Prediction]
+    pipeline: RagPipeline,
+    questions: Sequence[Question],
+    own: Sequence[Prediction],
+    gold: Mapping[str, Gold],
 ) -> dict[str, list[Prediction]]:
     """Answer questions in each condition; `own` is what the run itself answered to them.
+
+    `gold` has the gold passages of each question, by its id.
 
     `closed_book` has every question; `gold` has those with a gold passage in the knowledge
     source, and is absent where there is none. p(z|x) over gold passages is uniform. A question
     that the run itself answered from the same passages keeps that answer.
     """
     found = {CLOSED_BOOK: answer(pipeline, questions, [[] for _ in questions], own, CLOSED_BOOK)}
-    hits = find_gold(pipeline, questions, own)
+    hits = order_gold(pipeline, own, gold)
     with_gold = [i for i, known in enumerate(hits) if known]
     if with_gold:
         found[GOLD] = answer(
@@ -47,22 +53,22 @@ def predict_references(
     return found
 
 
-def find_gold(
-    pipeline: RagPipeline, questions: Sequence[Question], own: Sequence[Prediction]
+def order_gold(
+    pipeline: RagPipeline, own: Sequence[Prediction], gold: Mapping[str, Gold]
 ) -> list[list[Hit]]:
-    """Gold passages of each question that are in the knowledge source, with score 0.
+    """Gold passages of each question, with score 0.
 
     At most as many as the run retrieves; without retrieval, as many as `retriever=gold` reads
     unless told otherwise. Where there are more, those that the run retrieved come first: they
     are what it read among other passages.
     """
-    ordered = []
-    for question, prediction in zip(questions, own, strict=True):
+    top_k = pipeline.retriever.top_k or GoldRetriever().top_k
+    hits = []
+    for prediction in own:
         ranks = {passage_id: rank for rank, passage_id in enumerate(prediction.passage_ids)}
-        best_first = sorted(question.passage_ids, key=lambda i: ranks.get(i, len(ranks)))
-        ordered.append(replace(question, passage_ids=tuple(best_first)))
-    top_k = pipeline.retriever.top_k or Gold().top_k
-    return GoldSearcher(pipeline.passages["id"]).search(ordered, top_k)
+        ids = sorted(gold[prediction.id].passage_ids, key=lambda i: ranks.get(i, len(ranks)))
+        hits.append([Hit(passage_id, 0.0) for passage_id in ids[:top_k]])
+    return hits
 
 
 def answer(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rag_experiments.contracts import Prediction
+from rag_experiments.functional.attribution import BINS
 
 if TYPE_CHECKING:
     from rag_experiments.metrics.evaluation import Estimate, Evaluation
@@ -69,6 +70,31 @@ def print_references(evaluations: Mapping[str, Evaluation], final: str, objectiv
     if "gold" not in evaluations:
         table.caption = "no gold passages are known: none could be given"
     console.print(table)
+
+
+def print_errors(bins: Mapping[str, int], coverage: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print how many test questions are in each bin, and what the data says about them."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    total = sum(bins.values())
+    table = Table(title="where the answers go wrong", title_justify="left")
+    table.add_column("bin")
+    table.add_column("questions", justify="right")
+    table.add_column("that is")
+    for name, count in bins.items():
+        if count:
+            table.add_row(name, f"{count} ({count / total:.0%})", BINS[name])
+    console.print(table)
+    leakage, answers = coverage["leakage"], coverage["answers"]
+    if answers["questions"]:
+        console.print(
+            f"an accepted answer stands in the knowledge source for "
+            f"{answers['in_knowledge_source']} of {answers['questions']} questions, in the "
+            f"retrieved passages for {answers['in_passages']}"
+        )
+    console.print(
+        f"of {leakage['test']} test questions {leakage['near_questions']} are nearly the same as "
+        f"a training question, {leakage['shared_gold']} share a gold passage with one"
+    )
 
 
 def _show(estimate: Estimate) -> str:

@@ -27,6 +27,8 @@ FLOORS = {
     "sweep": 3,
     "pipeline": 4,
     "references": 4,
+    "diagnosis": 4,
+    "coverage": 4,
     "summary": 4,
     "experiment": 4,
     "composition": 4,

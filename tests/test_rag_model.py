@@ -608,6 +608,19 @@ def test_answering_leaves_the_mode_and_takes_no_dropout(runtime):
     assert not model.eval().training
 
 
+def test_an_answer_that_came_to_no_end_is_cut(runtime, monkeypatch):
+    model = load("concat", "llama", runtime)
+    end, pad, longest = model.generator.end_id, model.generator.pad_id, TASK.max_answer_tokens
+    examples = make_examples()[:3]
+    rows = [[5] * longest, [5, end] + [pad] * (longest - 2), [5] * (longest - 1) + [end]]
+    monkeypatch.setattr(model, "decode", lambda *_: torch.tensor(rows))
+    texts = sorted(examples, key=lambda e: -sum(len(p.text) for p in e.passages))
+    assert [answer.cut for answer in model.answer(texts)] == [True, False, False]
+    # A batch of shorter rows has ended, though transformers may leave out the last end token.
+    monkeypatch.setattr(model, "decode", lambda *_: torch.tensor([[5] * (longest - 1)] * 3))
+    assert [answer.cut for answer in model.answer(texts)] == [False] * 3
+
+
 @pytest.mark.parametrize("adapter", [None, Lora(rank=2)])
 @pytest.mark.parametrize("name", ["rag_token", "fusion"])
 def test_saved_models_come_back(name, adapter, runtime, tmp_path):

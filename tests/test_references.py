@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from rag_experiments import config, references
 from rag_experiments.contracts import Answer, Hit, Question, UserError
+from rag_experiments.functional.attribution import Gold
 from rag_experiments.metrics.f1 import F1
 from rag_experiments.metrics.recall import Recall
 from rag_experiments.pipeline import RagPipeline
@@ -53,7 +54,11 @@ def run(top_k: int = 2, found=FOUND, questions=QUESTIONS):
     )
     own = pipeline.predict(questions, [found[question.id] for question in questions])
     pipeline.model.asked.clear()
-    return predict_references(pipeline, questions, own), pipeline.model.asked
+    known = set(PASSAGES["id"])
+    gold = {
+        q.id: Gold(tuple(i for i in q.passage_ids if i in known), "annotated") for q in questions
+    }
+    return predict_references(pipeline, questions, own, gold), pipeline.model.asked
 
 
 def read(predictions):

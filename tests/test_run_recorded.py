@@ -79,6 +79,30 @@ def test_figures_say_where_gold_passages_come_from(runs, folder):
     assert uploaded[0].read_text() == (jobs[0] / "notes.txt").read_text()
 
 
+def test_the_reference_conditions_and_the_errors_are_recorded(runs, folder):
+    for run in runs:
+        logged = run.data.metrics
+        assert {"closed_book/f1", "gold/f1", "gold/f1_low", "coverage/in_passages"} <= set(logged)
+        assert "gold/recall" not in logged  # it would say again what was put in
+        assert sum(value for name, value in logged.items() if name.startswith("errors/")) == 4
+    assert runs[1].data.metrics["closed_book/f1"] == runs[1].data.metrics["test/f1"]
+    for job in (path.parent for path in folder.rglob("sweeps/**/metrics.json")):
+        rows = {
+            name: [json.loads(line) for line in (job / f"{name}.jsonl").open()]
+            for name in ("predictions_untrained", "predictions_closed_book", "predictions_gold")
+        }
+        ids = [row["id"] for row in rows["predictions_untrained"]]
+        assert all([row["id"] for row in found] == ids for found in rows.values())
+        assert all(row["passage_ids"] == [] for row in rows["predictions_closed_book"])
+        assert all(
+            set(row["passage_ids"]) <= set(row["gold_passage_ids"])
+            for row in rows["predictions_gold"]
+        )
+        assert [json.loads(line)["id"] for line in (job / "errors.jsonl").open()] == ids
+        assert json.loads((job / "errors.json").read_text())["questions"] == 4
+        assert json.loads((job / "coverage.json").read_text())["leakage"]["test"] == 4
+
+
 def test_neither_environment_nor_credentials_leave_the_machine(runs, folder):
     sent = [folder / "outputs" / "mlflow.db", *(folder / "outputs" / "mlartifacts").rglob("*")]
     saved = [*folder.rglob("model/config.yaml"), *folder.rglob("outcome.json")]

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 from rag_experiments.contracts import Passage, Question
 from rag_experiments.functional.text import (
+    LABEL_WORDS,
     contains_answer,
     normalize_answer,
     search_forms,
     strip_article,
 )
-
-LABEL_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "unknown"})
-"""Answers that are a class and no words of a passage: "no" stands in most texts."""
 
 
 def match_answers(

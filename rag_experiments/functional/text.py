@@ -12,6 +12,9 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _NUMBER_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
 
+LABEL_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "unknown"})
+"""Answers that are a class and no words of a passage: "no" stands in most texts."""
+
 
 class _Punctuation(dict[int, "str | None"]):
     """A table for `str.translate`, filled as characters are met: punctuation to `replacement`.

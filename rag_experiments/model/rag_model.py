@@ -204,8 +204,13 @@ class RagModel(nn.Module):
         posterior = None
         if self.option.marginalizes:  # else there is none, and no need to score the answers
             posterior = self.posterior(self.score_answers(state, slots, ids), log_prior, mask)
+        ended = (ids == self.generator.end_id).any(1).tolist()
         return [
-            Answer(text, () if posterior is None else present(posterior[i], slots[i]))
+            Answer(
+                text,
+                () if posterior is None else present(posterior[i], slots[i]),
+                cut=not ended[i] and ids.shape[1] >= self.prompts.task.max_answer_tokens,
+            )
             for i, text in enumerate(self.prompts.decode(ids))
         ]
 

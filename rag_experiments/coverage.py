@@ -1,0 +1,136 @@
+"""What the data itself says about a result: leakage from training, and the ceiling of retrieval.
+
+A run's folder holds `coverage.json` with three parts, each count beside what it is a part of:
+
+- `leakage` of train into test: `test` and `train` (questions), `repeated_questions` (the same
+  words), `near_questions` (words alike to at least `threshold`, the repeated included),
+  `shared_gold` of `with_gold` (a gold passage is one of a training question, too),
+  `shared_answers` (an accepted answer is one of a training question; Lewis et al. 2021,
+  https://aclanthology.org/2021.eacl-main.86), and `examples` to read: near questions are alike in
+  their words, which one word can turn into another question, and paraphrases are not found;
+- `passages` of the knowledge source: `passages`, `repeated` (the words of an earlier passage,
+  titles aside), `examples`;
+- `answers`: `questions` whose answers are words to look for, `in_knowledge_source` and
+  `in_passages` (an accepted answer stands in some passage, in one of those retrieved): what a
+  model can at most copy. An answer may stand in a passage about something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rag_experiments.contracts import Passage, Prediction, PreparedData, Question
+from rag_experiments.data.gold import match_answers
+from rag_experiments.functional.overlap import find_nearest, find_repeats
+from rag_experiments.functional.text import LABEL_WORDS, contains_answer, normalize_answer
+
+THRESHOLD = 0.8
+"""Share of words from which two questions are near."""
+
+EXAMPLES = 10
+
+
+def locate_answers(data: PreparedData) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the passages that contain an accepted answer, by test question."""
+    if data.gold == "answer_match":  # that is what they are
+        return {question.id: question.passage_ids for question in data.test}
+    if data.gold == "none":  # preparation looked for them
+        return {question.id: () for question in data.test}
+    passages = [
+        Passage(*row)
+        for batch in data.passages.select_columns(["id", "title", "text"]).iter(batch_size=1000)
+        for row in zip(batch["id"], batch["title"], batch["text"], strict=True)
+    ]
+    found = match_answers(data.test, passages)
+    return {question.id: ids for question, ids in zip(data.test, found, strict=True)}
+
+
+def measure_leakage(test: Sequence[Question], train: Sequence[Question]) -> dict[str, Any]:
+    """Return how much of the test questions training has seen."""
+    nearest = find_nearest([q.question for q in test], [q.question for q in train], THRESHOLD)
+    gold = {passage_id for question in train for passage_id in question.passage_ids}
+    answers = {normalize_answer(answer) for question in train for answer in question.answers}
+    known = {normalize_answer(question.question) for question in train}
+    examples: list[dict[str, Any]] = [
+        {
+            "id": question.id,
+            "question": question.question,
+            "train_id": train[near[0]].id,
+            "train_question": train[near[0]].question,
+            "similarity": round(near[1], 3),
+        }
+        for question, near in zip(test, nearest, strict=True)
+        if near is not None
+    ]
+    return {
+        "test": len(test),
+        "train": len(train),
+        "threshold": THRESHOLD,
+        "repeated_questions": sum(normalize_answer(q.question) in known for q in test),
+        "near_questions": len(examples),
+        "with_gold": sum(bool(q.passage_ids) for q in test),
+        "shared_gold": sum(not gold.isdisjoint(q.passage_ids) for q in test),
+        "shared_answers": sum(any(normalize_answer(a) in answers for a in q.answers) for q in test),
+        "examples": sorted(examples, key=lambda example: -example["similarity"])[:EXAMPLES],
+    }
+
+
+def measure_passages(ids: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """Return how many passages repeat an earlier one."""
+    repeats = find_repeats(texts)
+    return {
+        "passages": len(texts),
+        "repeated": len(repeats),
+        "examples": [[ids[first], ids[i]] for i, first in list(repeats.items())[:EXAMPLES]],
+    }
+
+
+def measure_answers(
+    predictions: Sequence[Prediction],
+    located: Mapping[str, Sequence[str]],
+    labels: Sequence[str] = (),
+) -> dict[str, int]:
+    """Return for how many questions an accepted answer stands in a passage."""
+    wanted = {p.id: _words(p.answers) for p in predictions if not labels and _words(p.answers)}
+    return {
+        "questions": len(wanted),
+        "in_knowledge_source": sum(bool(located[name]) for name in wanted),
+        "in_passages": sum(
+            any(contains_answer(text, a) for text in p.passages for a in wanted.get(p.id, ()))
+            for p in predictions
+        ),
+    }
+
+
+def _words(answers: Sequence[str]) -> list[str]:
+    return [answer for answer in answers if normalize_answer(answer) not in LABEL_WORDS]
+
+
+def measure_coverage(
+    data: PreparedData,
+    predictions: Sequence[Prediction],
+    located: Mapping[str, Sequence[str]],
+    labels: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the content of `coverage.json`."""
+    return {
+        "leakage": measure_leakage(data.test, data.train),
+        "passages": measure_passages(data.passages["id"], data.passages["text"]),
+        "answers": measure_answers(predictions, located, labels),
+    }
+
+
+def list_shares(coverage: Mapping[str, Any]) -> dict[str, float]:
+    """Return the counts as shares, by the names that tracking has for them."""
+    leakage, passages, answers = (coverage[n] for n in ("leakage", "passages", "answers"))
+    counts = {
+        "leakage/repeated_questions": (leakage["repeated_questions"], leakage["test"]),
+        "leakage/near_questions": (leakage["near_questions"], leakage["test"]),
+        "leakage/shared_gold": (leakage["shared_gold"], leakage["with_gold"]),
+        "leakage/shared_answers": (leakage["shared_answers"], leakage["test"]),
+        "coverage/repeated_passages": (passages["repeated"], passages["passages"]),
+        "coverage/in_knowledge_source": (answers["in_knowledge_source"], answers["questions"]),
+        "coverage/in_passages": (answers["in_passages"], answers["questions"]),
+    }
+    return {name: count / total for name, (count, total) in counts.items() if total}
