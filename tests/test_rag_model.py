@@ -610,7 +610,8 @@ def test_answering_leaves_the_mode_and_takes_no_dropout(runtime):
 
 def test_an_answer_that_came_to_no_end_is_cut(runtime, monkeypatch):
     model = load("concat", "llama", runtime)
-    end, pad, longest = model.generator.end_id, model.generator.pad_id, TASK.max_answer_tokens
+    end, pad = model.generator.end_id, model.generator.pad_id
+    longest = TASKS["question_answering"].max_answer_tokens
     examples = make_examples()[:3]
     rows = [[5] * longest, [5, end] + [pad] * (longest - 2), [5] * (longest - 1) + [end]]
     monkeypatch.setattr(model, "decode", lambda *_: torch.tensor(rows))
