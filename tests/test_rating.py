@@ -400,7 +400,12 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
             client.end_trace(span.trace_id)
             traces[question] = span.trace_id
         mlflow.flush_trace_async_logging()
-        for name, value in (("Correctness", 2), ("fluency", True), ("taste", 5)):
+        for name, value in (
+            ("Correctness", 2.0),
+            ("faithfulness", "4 "),
+            ("fluency", True),
+            ("taste", 5),
+        ):
             mlflow.log_feedback(
                 trace_id=traces[questions[0]],
                 name=name,
@@ -450,6 +455,7 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
     assert metrics["human/fluency_alpha"] == content["human"]["agreement"]["fluency"]["value"]
     assert metrics["human/raters"] == 2
     assert metrics["human_open/correctness"] == 2  # dora's alone: no rating of the sheet came back
+    assert metrics["human_open/faithfulness"] == 4
     assert metrics["human_open/raters"] == 1
     assert "human_open/relevance" not in metrics
     other = client.get_run(store.find(runs[1]).info.run_id).data.metrics

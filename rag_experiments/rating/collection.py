@@ -86,14 +86,14 @@ def read_open(tracked: Sequence[TracedRun | None], notes: list[str]) -> list[Rat
             name = given.name.strip().lower()
             if name not in NAMES:
                 continue
-            if isinstance(given.value, bool) or given.value not in VALUES:
+            value = _on_scale(given.value)
+            if value is None:
                 notes.append(
                     f"run {number + 1}, question {given.question_id}: {given.rater} rated {name} "
                     f"in MLflow as {given.value!r}, which is not 1 to 5; not counted"
                 )
                 continue
             unit = f"{number}/{given.question_id}"
-            value = int(given.value)
             found.append(Rating(number, unit, given.question_id, given.rater, name, value))
     return found
 
@@ -173,6 +173,14 @@ def as_content(results: Results) -> dict[str, object]:
         "agreement": {name: numbers(value) for name, value in results.agreement.items()},
         "differences": [asdict(difference) for difference in results.differences],
     }
+
+
+def _on_scale(value: object) -> int | None:
+    """A value that was typed in as a number or as text; None where it is not of the scale."""
+    names = {str(value): value for value in VALUES}
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if isinstance(value, bool) else names.get(str(value).strip())
 
 
 def _cell(estimate: Estimate, digits: int) -> str:
