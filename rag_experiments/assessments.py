@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ class TracedRun:
             for a in _valid(trace)
             if _sheet(a) == sheet
         }
-        with _use(self.uri):
+        with use_store(self.uri):
             for entry in tqdm(on_trace, desc="ratings to traces", unit=" ratings", delay=2):
                 trace_id = self._traces[entry.question_id].info.trace_id
                 common: dict[str, Any] = {
@@ -151,13 +152,16 @@ def _sheet(assessment: Assessment) -> str:
 
 
 @contextmanager
-def _use(uri: str) -> Iterator[None]:
+def use_store(uri: str) -> Iterator[None]:
     """Point the part of MLflow that knows no client at a store."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
+        # MLflow sets the variable, too, and it would decide which store is meant from now on.
         mlflow.set_tracking_uri(before)
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from rag_experiments.assessments import use_store
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.rating import collection, corrections, ratings, sheet
 from rag_experiments.rating.__main__ import main, make_parser
@@ -387,9 +388,7 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
     key = sheet.read_key(folder)
     questions = sorted({entry["question_id"] for entry in key.items.values()})
     traces = {}
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
+    with use_store(uri):
         for question in questions[:3]:
             span = client.start_trace(
                 "answer",
@@ -418,8 +417,6 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
             value=1,
             source=AssessmentSource("LLM_JUDGE", "judge"),
         )
-    finally:
-        mlflow.set_tracking_uri(before)
 
     rate_all(folder, "anna", lambda item, _: 5 if item.answer.startswith("dense") else 2)
     file = rate_all(folder, "ben", lambda item, _: 4 if item.answer.startswith("dense") else 2)
@@ -428,7 +425,9 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
     )
     file.add(rated, "corrected", "should be this")
     file.add(rated, "comment", "hm")
+    environment = dict(os.environ)
     collection.collect(folder)
+    assert dict(os.environ) == environment, "MLflow's variables are as they were"
     file.add(rated, "correctness", 1)
     collection.collect(folder)  # brings up to date, doubles nothing
     printed = capsys.readouterr().out

@@ -237,4 +237,4 @@ def _give(run: TracedRun, number: int, raters: Sequence[Rater], key: Key) -> str
                 given.append(Given(identity, rater.name, "corrected_answer", str(value), ""))
     written, without = run.write(given, key.sheet)
     line = f"run {number + 1}: metrics recorded, {written} ratings written to its traces"
-    return line + (f"; {without} are for questions without a trace" if without else "")
+    return line + (f"; {without} are on questions without a trace" if without else "")

@@ -56,6 +56,7 @@ def serve(folder: Path, rater: str, host: str, port: int | None, browser: bool) 
         show=browser,
         reload=False,
         show_welcome_message=False,
+        reconnect_timeout=60,  # seconds; afterwards the page begins anew, where the sheet stopped
     )
 
 
@@ -173,7 +174,8 @@ class Page:
         """Draw an answer with its passages and what it is rated for."""
         from nicegui import ui
 
-        with ui.grid(columns="minmax(0, 11fr) minmax(0, 9fr)").classes("w-full gap-8 px-6 py-3"):
+        columns = "grid grid-cols-1 lg:grid-cols-[minmax(0,11fr)_minmax(0,9fr)]"
+        with ui.element().classes(f"{columns} w-full gap-x-8 gap-y-4 px-6 py-3"):
             with ui.column().classes("gap-2"):
                 with ui.column().classes("gap-1 w-full"):
                     place = f"Answer {self.session.place + 1} of {len(self.session.items)}"
