@@ -161,7 +161,6 @@ def use_store(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # MLflow sets the variable, too, and it would decide which store is meant from now on.
-        mlflow.set_tracking_uri(before)
-        if before is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        # MLflow sets the variable, too, and it would decide which store is meant from now on;
+        # None takes both back.
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
