@@ -160,7 +160,7 @@ class RagModel(nn.Module):
     # -- answers -------------------------------------------------------------------------
 
     def answer(
-        self, examples: Sequence[Example], batch_size: int = 8, progress: str | None = None
+        self, examples: Sequence[Example], batch_size: int = 16, progress: str | None = None
     ) -> list[Answer]:
         """Answer each example: by decoding, or by the likeliest label where the task has some.
 
