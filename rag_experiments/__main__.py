@@ -6,17 +6,19 @@ import ctypes
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.main import main as hydra_main
 from omegaconf import DictConfig
 
-from rag_experiments import config, sweep
+from rag_experiments import config, processes, sweep
 from rag_experiments.composition import CONFIG, Composer, Plan
 from rag_experiments.contracts import UserError
 
@@ -69,11 +71,27 @@ def run(composer: Composer, plan: Plan) -> int:
     except Exception as error:
         failure = error
     code = sweep.report(plan.sweep_dir, plan.sweep, earlier)
+    if processes.is_first():
+        write_report(plan.sweep_dir, plan.sweep, earlier)
     if failure is not None and (FULL_ERROR or code == 0):
         raise failure
     for tracking in trackings.values():
         print(tracking.comparison(plan.sweep))
     return code
+
+
+def write_report(sweep_dir: Path, name: str, earlier: sweep.Stamps) -> None:
+    """Compare a sweep's finished jobs on a page; where that fails, say so, and no more."""
+    try:
+        from rag_experiments.report import runs, writing
+
+        found = runs.find_sweep(sweep_dir, name, earlier)
+        if found.runs:
+            print(writing.write(found, sweep_dir))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        again = shlex.join(["python", "-m", "rag_experiments.report", str(sweep_dir)])
+        print(f"no report of the sweep ({reason}); for another try: {again}", file=sys.stderr)
 
 
 def job(raw: DictConfig) -> float:

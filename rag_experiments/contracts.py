@@ -357,6 +357,10 @@ class Tracking(Protocol):
         """How to look at the runs of a sweep side by side."""
         ...
 
+    def attach(self, folders: Sequence[Path], files: Sequence[Path], place: str) -> str:
+        """Add files to the runs that wrote given folders; gives an address to see them at."""
+        ...
+
 
 class Metric(Protocol):
     """An option of the group `metrics`."""

@@ -33,6 +33,7 @@ LONGEST_PARAMETER = 6000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _UI = "http://127.0.0.1:5000"
 _VIEW = "mlflow.sharedViewState."
+_BY_START = ["attributes.start_time"]
 
 
 class Recorder:
@@ -83,6 +84,10 @@ class Off(Option):
     def comparison(self, sweep: str) -> str:
         """Say how to look at the runs of a sweep."""
         return "not tracked (tracking=none)"
+
+    def attach(self, folders: Sequence[Path], files: Sequence[Path], place: str) -> str:
+        """Record nothing."""
+        return ""
 
 
 class Mlflow(Option):
@@ -179,7 +184,7 @@ class Mlflow(Option):
         client = self._client()
         experiment = self.prepare()
         clause = f"tags.sweep = '{sweep}'"
-        runs = client.search_runs([experiment], clause, order_by=["attributes.start_time"])
+        runs = client.search_runs([experiment], clause, order_by=_BY_START)
         if not runs:
             return f"no run of the sweep {sweep} was tracked in {mask(self._uri())}"
         columns = _columns([run.data.params for run in runs], [run.data.metrics for run in runs])
@@ -202,18 +207,16 @@ class Mlflow(Option):
 
     def find(self, folder: Path) -> MlflowRun | None:
         """Return the run that wrote a folder, the latest of several; None: none is known."""
-        database = self._sqlite_file()
-        if database is not None and not database.is_file():
+        if self._is_missing():
             return None
         self._require_answer()
         client = self._client()
         experiment = client.get_experiment_by_name(self.experiment_name)
         if experiment is None:
             return None
-        quote_mark = '"' if "'" in str(folder) else "'"
         runs = client.search_runs(
             [experiment.experiment_id],
-            f"tags.output_dir = {quote_mark}{folder}{quote_mark}",
+            f"tags.output_dir = {_text(str(folder))}",
             order_by=["attributes.start_time DESC"],
             max_results=1,
         )
@@ -223,6 +226,38 @@ class Mlflow(Option):
     def address(self) -> str:
         """The store's address, also where the environment or nothing names it."""
         return self._uri()
+
+    def folders(self, name: str) -> list[Path]:
+        """Return the folder of the run with an id, or those of the runs of a sweep by its tag, in
+        the order of their start; none where the store knows no such name."""
+        if self._is_missing():
+            return []
+        self._require_answer()
+        client = self._client()
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        key = "attributes.run_id" if re.fullmatch(r"[0-9a-f]{32}", name) else "tags.sweep"
+        runs = client.search_runs(
+            experiments, f"{key} = {_text(name)}", max_results=50_000, order_by=_BY_START
+        )
+        return [Path(run.data.tags["output_dir"]) for run in runs if "output_dir" in run.data.tags]
+
+    def attach(self, folders: Sequence[Path], files: Sequence[Path], place: str) -> str:
+        """Add files as artifacts, under a folder `place`, to the runs that wrote given folders.
+
+        Returns the address of the first of these runs in the MLflow UI; empty: none was tracked.
+        """
+        address = ""
+        for run in filter(None, map(self.find, folders)):
+            for file in files:
+                self._client().log_artifact(run.info.run_id, str(file), place)
+            page = f"{self._page(run.info.experiment_id)}/runs/{run.info.run_id}"
+            address = address or f"{page}/artifacts"
+        return address
+
+    def _is_missing(self) -> bool:
+        """Whether the store is a file that does not exist; to ask it would create it."""
+        database = self._sqlite_file()
+        return database is not None and not database.is_file()
 
     def _uri(self) -> str:
         default = f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
@@ -446,13 +481,20 @@ def _legal(name: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", name.replace("@", "_at_"))[:250]
 
 
-def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[str, float]]):
-    """Return the columns of a comparison: parameters that differ, and scores on the test set."""
+def _text(value: str) -> str:
+    """Return a text as MLflow's searches take it."""
+    return '"' + value.replace('"', "") + '"' if "'" in value else f"'{value}'"
+
+
+def differing(parameters: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the names in which runs differ, by the options chosen and all keys of each run.
+
+    What is chosen at the root comes first, then options within options, then other keys. Of the
+    latter those are left out that only follow from the choice of an option: the runs with the
+    same options agree on them.
+    """
     names = dict.fromkeys(key for run in parameters for key in run)
-    differing = [n for n in names if len({run.get(n) for run in parameters}) > 1]
-    # What is chosen at the root comes first, then options within options, then other keys. Of
-    # the latter those are left out that only follow from the choice of an option: the runs with
-    # the same options agree on them.
+    different = [n for n in names if len({run.get(n) for run in parameters}) > 1]
     kept: list[str] = []
     for level in range(3):
         groups = [n for n in kept if any(k.startswith(f"{n.replace('/', '.')}.") for k in names)]
@@ -461,12 +503,19 @@ def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[
             alike.setdefault(tuple(run.get(group) for group in groups), []).append(run)
         kept += [
             name
-            for name in differing
+            for name in different
             if level == (2 if "." in name else "/" in name)
             and any(len({run.get(name) for run in runs}) > 1 for runs in alike.values())
         ]
+    return kept
+
+
+def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[str, float]]):
+    """Return the columns of a comparison: parameters that differ, and scores on the test set."""
     scores = sorted({key for run in metrics for key in run if key.startswith("test/")})
     bounds = ("_low", "_high")
     # Neither the ends of intervals nor the scores of a part of the test set.
     scores = [name for name in scores if name.count("/") == 1 and not name.endswith(bounds)]
-    return [f"params.`{n}`" for n in kept] + [f"metrics.`{n}`" for n in scores[:20]]
+    return [f"params.`{n}`" for n in differing(parameters)] + [
+        f"metrics.`{n}`" for n in scores[:20]
+    ]
