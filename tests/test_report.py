@@ -92,7 +92,10 @@ def write_run(
     (folder / "metrics.json").write_text(json.dumps(metrics))
     sweep.Outcome("f1", sweep.Score(0.5), None, overrides=tuple(overrides)).write(folder)
     if bins:
-        lines = [json.dumps({"id": n, "bin": b}) for n, b in zip(names, bins, strict=True)]
+        lines = [
+            json.dumps({"id": n, "bin": b, "question_type": ("what", "who")[i % 2]})
+            for i, (n, b) in enumerate(zip(names, bins, strict=True))
+        ]
         (folder / "errors.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -226,6 +229,20 @@ def test_wins_and_losses_are_sorted_and_complete(composer, tmp_path):
     found = questions.changes(one, two, "f1")
     assert [change.second_score for change in found.wins] == [0.5, 0.6]
     assert [change.first for change in found.losses] == ["answer of 1"]
+
+
+def test_bins_are_broken_down_over_all_seeds(composer, tmp_path):
+    bins = ["right", "distracted", "right", "not_retrieved"]
+    (setting,) = settings_of(
+        *(
+            write_run(composer, tmp_path / str(seed), [f"seed={seed}"], [1, 0, 1, 0], bins=bins)
+            for seed in (1, 2)
+        )
+    )
+    assert setting.share("right") == 0.5
+    (found,) = questions.breakdowns(setting).values()
+    assert found["what"]["right"] == 4
+    assert (found["who"]["distracted"], found["who"]["not_retrieved"]) == (2, 2)
 
 
 def test_retrieval_depth_is_recall_at_each_k(composer, tmp_path):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rag_experiments.functional.attribution import BINS
 from rag_experiments.functional.ranking import compute_recall
 from rag_experiments.report.comparison import Comparison, estimate
-from rag_experiments.report.runs import BINS
 from rag_experiments.report.settings import Setting
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY, INK = "#56B4E9", "#CC79A7", "#F0E442", "#A0A0A0", "#222222"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, INK)
 STYLES = ("-", "--", ":", "-.")
-BIN_COLORS = dict(zip(BINS, (BLUE, SKY, PURPLE, GREY, ORANGE, YELLOW, RED), strict=True))
+BIN_COLORS = dict(zip(BINS, (BLUE, SKY, PURPLE, GREY, ORANGE, YELLOW, RED, "#DDDDDD"), strict=True))
 TRAIN_SIZE = "data.preparation.limit.train"
 
-RULES = {
+RULES: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",  # text stays text: small, and found by a search
@@ -280,18 +280,18 @@ def _draw_lines(
         color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
         axes.plot(x, y, style, color=color, marker="o", ms=4, lw=1.8)
         if bars:
-            low, high = zip(*bars[index], strict=True)
-            axes.vlines(x, low, high, color=color, lw=1.2)
+            lows, highs = zip(*bars[index], strict=True)
+            axes.vlines(x, lows, highs, color=color, lw=1.2)
         ends.append((y[-1], f"{number.format(y[-1])}  {name}", color, x[-1]))
     axes.grid(axis="y")
     low, high = axes.get_ylim()
     step = (high - low) * 0.085
-    place = -np.inf
-    for y, text, color, x in sorted(ends):
-        place = max(place + step, y)
+    place = low - step
+    for end, text, color, last in sorted(ends):
+        place = max(place + step, end)
         axes.annotate(
             textwrap.shorten(text, 60, placeholder=" …"),
-            (x, y),
+            (last, end),
             xytext=(1.03, place),
             textcoords=axes.get_yaxis_transform(),
             va="center",

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from rag_experiments.metrics.evaluation import Estimate
+from rag_experiments.functional.attribution import BINS
 from rag_experiments.report.advice import advise
 from rag_experiments.report.comparison import LEVEL, Comparison, Difference, estimate
 from rag_experiments.report.figures import draw
-from rag_experiments.report.questions import SHOWN, changes, examples
+from rag_experiments.report.questions import SHOWN, breakdowns, changes, examples
 from rag_experiments.report.rules import RULES, show
-from rag_experiments.report.runs import BINS, Found
+from rag_experiments.report.runs import Found
 from rag_experiments.report.settings import Setting
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def _content(found: Found, comparison: Comparison) -> dict[str, Any]:
         "bins": [s for s in comparison.settings if s.bins],
         "bin_names": BINS,
         "examples": examples(best),
+        "breakdowns": breakdowns(best),
         "changes": [changes(best, other, metric) for other in others if _tested(best, other)],
         "shown": SHOWN,
         "metrics": _metrics(comparison),

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rag_experiments.functional.attribution import BINS, break_down
 from rag_experiments.report.comparison import Comparison
-from rag_experiments.report.runs import BINS
 from rag_experiments.report.settings import Setting
 
 SHOWN = 10
 """Wins, and losses, that a page shows of each pair; the table of all questions has the rest."""
+
+COLUMNS = ("question_type", "answer_length", "retrieval_rank", "group")
+"""By what errors are broken down."""
 
 EXAMPLES = 3
 """Answers that a page shows of each error bin."""
@@ -79,11 +82,20 @@ def examples(setting: Setting) -> list[Example]:
     """Return some answers of each error bin, of the last seed; none where there are no bins."""
     found = []
     for name in BINS:
-        members = [q for q, found_in in setting.runs[-1].bins.items() if found_in == name]
+        members = [q for q, row in setting.runs[-1].errors.items() if row["bin"] == name]
         for question in members[:EXAMPLES]:
             row = setting.row(question)
             found.append(Example(name, row["question"], tuple(row["answers"]), row["prediction"]))
     return found
+
+
+def breakdowns(setting: Setting) -> dict[str, dict[str, dict[str, int]]]:
+    """Return the counts of the bins by column and value, e.g. by the type of question, over all
+    runs; nothing where there are no bins or no values to tell apart."""
+    rows = [row for run in setting.runs for row in run.errors.values()]
+    columns = [c for c in COLUMNS if rows and all(c in row for row in rows)]
+    found = {column: break_down(rows, column) for column in columns}
+    return {column.replace("_", " "): parts for column, parts in found.items() if len(parts) > 1}
 
 
 def write_table(path: Path, comparison: Comparison) -> None:
@@ -105,6 +117,6 @@ def write_table(path: Path, comparison: Comparison) -> None:
                 cells += [
                     row["prediction"] if row else "",
                     f"{scored[question].mean():.4f}" if question in scored else "",
-                    setting.runs[-1].bins.get(question, ""),
+                    setting.runs[-1].errors.get(question, {}).get("bin", ""),
                 ]
             writer.writerow(cells)

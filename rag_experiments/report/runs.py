@@ -18,17 +18,6 @@ from rag_experiments.tracking import Mlflow, flatten, mask
 STAGES = ("untrained", "trained", "closed_book", "gold")
 """Sets of predictions that a run may hold: its own, and those of the reference conditions."""
 
-BINS = (
-    "right",
-    "right_other_form",
-    "wrong_format",
-    "not_in_knowledge_source",
-    "not_retrieved",
-    "distracted",
-    "reading_failure",
-)
-"""What became of a question, in the order in which the rules of the bins are tried."""
-
 Row = dict[str, Any]
 
 
@@ -59,8 +48,8 @@ class Run:
     estimates: dict[str, dict[str, dict[str, Any]]]
     """Of each stage and metric: value, low, high and n, as in `metrics.json`."""
 
-    bins: dict[str, str]
-    """The error bin of each question; empty: the run has none."""
+    errors: dict[str, Row]
+    """The row of `errors.jsonl` of each question, with its `bin`; empty: the run has none."""
 
     curves: list[dict[str, float]]
     """Points of the training curves, each with its `step`; empty: none were kept."""
@@ -198,7 +187,7 @@ def read(folder: Path) -> Run:
         raw=raw,
         predictions=predictions,
         estimates={stage: metrics[stage] for stage in predictions},
-        bins={row["id"]: row["bin"] for row in _lines(folder / "errors.jsonl")},
+        errors={row["id"]: row for row in _lines(folder / "errors.jsonl")},
         curves=_lines(folder / "curves.jsonl"),
         sizes=metrics.get("sizes", {}),
         seconds=sum(metrics["seconds"].values()),

@@ -45,9 +45,9 @@ class Setting:
     @cached_property
     def bins(self) -> Counter[str] | None:
         """Questions in each error bin, over all runs; None: some run has no bins."""
-        if not all(run.bins for run in self.runs):
+        if not all(run.errors for run in self.runs):
             return None
-        return Counter(name for run in self.runs for name in run.bins.values())
+        return Counter(row["bin"] for run in self.runs for row in run.errors.values())
 
     def row(self, question: str) -> Row:
         """What the last run answered to a question, by its id."""
@@ -105,6 +105,9 @@ def _settings(parameters: dict[str, str]) -> dict[str, str]:
 
 def _by_version(key: str, parameters: Sequence[dict[str, str]]) -> bool:
     """Whether runs lack a key although they have the same option: an older version made them."""
-    target = f"{key.rpartition('.')[0]}._target_"
-    options = {each.get(target) for each in parameters}
-    return any(key not in each for each in parameters) and len(options) == 1 and None not in options
+    if all(key in each for each in parameters):
+        return False
+    if "." not in key and "/" not in key:
+        return True  # at the root, where no choice brings keys
+    options = {each.get(f"{key.rpartition('.')[0]}._target_") for each in parameters}
+    return len(options) == 1 and None not in options

@@ -63,6 +63,4 @@ def _require_scores(found: Found, metric: str | None) -> None:
     shared = set.intersection(*(set(run.estimates[run.final]) for run in found.runs))
     legal = sorted(name for name in shared if "/" not in name)
     if metric not in legal:
-        raise UserError(
-            f"--metric: {metric!r}; legal, because all runs have it: {', '.join(legal)}"
-        )
+        raise UserError(f"--metric: {metric!r}; legal, as all runs have it: {', '.join(legal)}")
