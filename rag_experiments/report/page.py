@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from rag_experiments.metrics.evaluation import Estimate
 from rag_experiments.functional.attribution import BINS
+from rag_experiments.metrics.evaluation import Estimate
 from rag_experiments.report.advice import advise
 from rag_experiments.report.comparison import LEVEL, Comparison, Difference, estimate
 from rag_experiments.report.figures import draw
