@@ -25,8 +25,16 @@ from pathlib import Path
 import torch
 import transformers
 from inputs import QUICK, Inputs, Sizes, read_inputs
-from side_by_side import HEAD, OURS, RECIPE, TUNED, Contest, describe, run_in_turns
-from side_by_side import peak_of_own_process
+from side_by_side import (
+    HEAD,
+    OURS,
+    RECIPE,
+    TUNED,
+    Contest,
+    describe,
+    peak_of_own_process,
+    run_in_turns,
+)
 
 from rag_experiments.reproducibility import cpu_flags, hardware, peak_memory
 

@@ -41,7 +41,9 @@ class Times:
         if slow not in self.seconds or fast not in self.seconds:
             return None
         rounds = [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
-        low, _, high = quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else (rounds[0],) * 3
+        low, _, high = (
+            quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else (rounds[0],) * 3
+        )
         return median(self.seconds[slow]) / median(self.seconds[fast]), low, high
 
 

@@ -1,0 +1,82 @@
+"""The benchmark of the RAG core runs on tiny models, and notices sides that compute differently."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import core  # noqa: E402
+import rag_sides  # noqa: E402
+from inputs import QUICK, read_inputs  # noqa: E402
+from side_by_side import OURS_FP32, RECIPE, Times, run_in_turns  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_every_row_runs_on_tiny_models(cache, capsys):
+    core.main(["--quick", "--rounds", "1", "--cache-dir", str(cache), *core.ROWS[:-1]])
+    printed = capsys.readouterr().out
+    table = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(core.ROWS) - 1
+    assert all(line.count("x [") in (2, 3) for line in table[2:])
+    assert printed.count("the same in fp32") == 2
+    assert printed.count("within") == 4
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_a_side(cache):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "core.py", "--quick", "memory", "--cache-dir", cache],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| peak memory"))
+    assert row.count("MiB") == 3
+
+
+@pytest.mark.slow
+def test_curves_of_both_precisions_are_printed(cache, capsys):
+    core.main(["--quick", "--curve", "--steps", "20", "--cache-dir", str(cache)])
+    printed = capsys.readouterr().out
+    assert "| 1 to 10 |" in printed
+    assert "| 11 to 20 |" in printed
+    assert "largest distance" in printed
+
+
+@pytest.fixture
+def sides(cache, tmp_path):
+    inputs = read_inputs(None, QUICK, cache)
+    bart = rag_sides.bart_folder(inputs, QUICK, tmp_path)
+    return rag_sides.RagSides("rag_token", inputs, QUICK, bart, [RECIPE, OURS_FP32])
+
+
+def test_sides_with_other_weights_are_noticed(sides):
+    sides.check_training()
+    sides.check_decoding()
+    next(sides.theirs.generator.parameters()).data.mul_(1.1)
+    with pytest.raises(AssertionError):
+        sides.check_training()
+    with pytest.raises(AssertionError, match="other answers"):
+        sides.check_decoding()
+
+
+def test_ratios_are_of_medians_and_spread_is_of_rounds():
+    times = Times({"recipe": [4.0, 8.0, 6.0], "ours": [2.0, 2.0, 1.0]})
+    assert times.ratio("recipe", "ours") == (3.0, 3.0, 5.0)
+    assert times.ratio("tuned", "ours") is None
+
+
+def test_sides_take_turns_on_the_same_batches():
+    seen = []
+    sides = {name: lambda turn, name=name: seen.append((name, turn)) for name in "ab"}
+    times = run_in_turns(sides, 2)
+    assert seen[2:] == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]  # the first two warm up
+    assert {name: len(each) for name, each in times.seconds.items()} == {"a": 2, "b": 2}
