@@ -381,9 +381,18 @@ def test_every_rule_is_documented_and_has_cases():
 def test_settings_that_cannot_be_told_apart_ask_for_seeds(composer, tmp_path):
     close = [*HALF[:-1], 0.0]
     for name, scores, expected in (("close", close, True), ("far", [0.0] * 20, False)):
-        one = write_run(composer, tmp_path / name / "1", ["retriever.top_k=1"], HALF)
-        two = write_run(composer, tmp_path / name / "2", ["retriever.top_k=2"], scores)
-        comparison = compare([runs.read(one), runs.read(two)])
+        folders = [
+            write_run(
+                composer,
+                tmp_path / name / str(k),
+                ["trainer=supervised", f"retriever.top_k={k}"],
+                each,
+            )
+            for k, each in ((1, HALF), (2, scores))
+        ]
+        comparison = compare([runs.read(folder) for folder in folders])
+        said = page.headline(comparison)
+        assert ("may be chance" in said, "more than chance" in said) == (expected, not expected)
         found = advice.advise(comparison.best, comparison)
         commands = [each.command for each in found if "seed=14,15" in each.overrides]
         assert len(commands) == expected

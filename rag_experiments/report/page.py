@@ -72,9 +72,11 @@ def headline(comparison: Comparison) -> str:
     worse = sum(d.distinguishable for d in tested)
     if worse == len(others):
         return f"Best: {said}. It is better than every other setting by more than chance."
+    if not worse:
+        return f"Best: {said}. The tests tell no other setting from it: its lead may be chance."
     return (
-        f"Best: {said}. Of the {len(others)} other settings {worse} can be told from it; "
-        f"the difference to the other {len(others) - worse} may be chance."
+        f"Best: {said}. The tests tell {worse} of the {len(others)} other settings from it; its "
+        "lead over the rest may be chance."
     )
 
 
