@@ -124,6 +124,12 @@ class Prediction:
     """Probability of each label, for tasks that have labels."""
     cut: bool = False
     """Whether the prediction runs to the end of a generated text that came to no end itself."""
+    samples: tuple[str, ...] = ()
+    """More answers, drawn from the model; empty where none were asked for."""
+    rewordings: tuple[str, ...] = ()
+    """The question in other words that mean the same; empty where none were asked for."""
+    reworded_answers: tuple[str, ...] = ()
+    """What was answered to each rewording."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ class Task(Protocol):
     """Name of the metric that early stopping and the best checkpoint follow."""
     labels: tuple[str, ...]
     """The classes, where the task has a closed set of answers; else empty."""
-    max_answer_tokens: int
+    max_answer_tokens: int | None
+    """Longest generated answer, in tokens; None: labels are chosen, and nothing is generated."""
 
     @property
     def system(self) -> str:

@@ -185,6 +185,18 @@ class RagPipeline:
             )
         ]
 
+    def sample(
+        self,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]],
+        count: int,
+        seed: int,
+        progress: str | None = None,
+    ) -> list[tuple[str, ...]]:
+        """Draw `count` answers to each question at temperature 1, from hits found before."""
+        drawn = self.model.sample(self.read_hits(questions, hits), count, seed, progress=progress)
+        return [tuple(self.task.parse(text) for text in texts) for texts in drawn]
+
     # -- saving --------------------------------------------------------------------------
 
     def save(self, folder: Path, raw: DictConfig) -> None:

@@ -114,19 +114,6 @@ def test_a_chunk_never_takes_the_id_of_a_passage():
         prepare(Preparation(chunk=Chunk(unit="words", size=1, overlap=0)), passages)
 
 
-def test_sentences_end_where_a_reader_would_end_them():
-    sentences = [
-        "E. coli K-12 grows at 37.5 °C (see Fig. 2).",
-        "Smith et al. Showed it in 1998!",
-        "Is J. Smith right?",
-        '"Yes."',
-        "2 more cases, e.g. Taq, vs. Pfu",
-    ]
-    text = "  ".join(sentences)
-    assert [text[start:end] for start, end in chunking.find_sentences(text)] == sentences
-    assert chunking.find_sentences("") == []
-
-
 def test_tokens_are_counted_by_a_tokenizer(tmp_path):
     chunk = Chunk(unit="tokens", size=16, overlap=4, tokenizer="random:bert")
     assert chunk.problems() == []

@@ -19,6 +19,7 @@ from rag_experiments.metrics.accuracy import Accuracy
 from rag_experiments.metrics.answer_in_context import AnswerInContext
 from rag_experiments.metrics.answer_length import AnswerLength
 from rag_experiments.metrics.bleu import Bleu
+from rag_experiments.metrics.consistency import SampleConsistency
 from rag_experiments.metrics.distinct import Distinct
 from rag_experiments.metrics.exact_match import ExactMatch
 from rag_experiments.metrics.f1 import F1
@@ -27,10 +28,17 @@ from rag_experiments.metrics.macro_f1 import MacroF1
 from rag_experiments.metrics.mrr import MRR
 from rag_experiments.metrics.ndcg import NDCG
 from rag_experiments.metrics.recall import Recall
+from rag_experiments.metrics.relevance import Relevance
 from rag_experiments.metrics.repetition import Repetition
 from rag_experiments.metrics.rouge import Rouge
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+SETS = {
+    "question_answering": "question_answering",
+    "yes_no": "yes_no",
+    "text_quality": "question_answering",
+}
+"""Options that are several metrics, and the task that they fit."""
 
 
 def predict(text="", *answers, id="1", group="", gold=(), ids=(), passages=()):
@@ -255,8 +263,8 @@ def metric_options():
 def test_every_option_composes_and_fits_a_task():
     options = metric_options()
     for name, made in options.items():
-        if name in ("question_answering", "yes_no"):
-            assert all(name in metric.tasks for metric in made.values())
+        if name in SETS:
+            assert all(SETS[name] in metric.tasks for metric in made.values())
             continue
         ((key, metric),) = made.items()
         assert key == name
@@ -265,7 +273,7 @@ def test_every_option_composes_and_fits_a_task():
         assert "@" not in metric.name
     assert options["question_answering"]["f1"].name == "f1"  # the objective is among them
     assert options["yes_no"]["accuracy"].name == "accuracy"
-    assert len({type(m) for made in options.values() for m in made.values()}) == 14
+    assert len({type(m) for made in options.values() for m in made.values()}) == 19
 
 
 def test_metrics_are_chosen_and_added_on_the_command_line():
@@ -312,23 +320,24 @@ def test_metrics_as_evaluate_metrics_combine_offline(monkeypatch):
 
     options = metric_options()
     singles = [
-        metric
-        for name, made in options.items()
-        if name not in ("question_answering", "yes_no")
-        for metric in made.values()
+        metric for name, made in options.items() if name not in SETS for metric in made.values()
     ]
     corpus = sentences(12)
     texts = [p.prediction for p in corpus]
     of_answers = [m for m in singles if m.inputs[1] == "answers" and m.inputs[0] == "prediction"]
     of_text = [m for m in singles if m.inputs[1] is None]
     assert len(of_answers) == 9
-    assert len(of_text) == 4
+    assert len(of_text) == 6
     loaded = [metric.load() for metric in of_answers + of_text]
     assert all(isinstance(metric, evaluate.Metric) for metric in loaded)
     computed = evaluate.combine(loaded).compute(
         predictions=texts, references=[list(p.answers) for p in corpus]
     )
-    assert computed == {m.name: pytest.approx(m.aggregate(corpus)) for m in of_answers + of_text}
+    expected = {m.name: m.aggregate(corpus) for m in of_answers + of_text}
+    assert computed == {
+        name: pytest.approx(value, nan_ok=name == "coherence")  # of one sentence, not defined
+        for name, value in expected.items()
+    }
 
     # One accepted answer needs no list; examples may come one by one.
     one = F1().load()
@@ -344,6 +353,11 @@ def test_metrics_as_evaluate_metrics_combine_offline(monkeypatch):
     assert Grounded().load().compute(predictions=["b c"], references=[["b d"]]) == {
         "grounded": 1 / 2
     }
+    assert Relevance().load().compute(predictions=["3"], references=["How many?"]) == {
+        "relevance": 1
+    }
+    found = SampleConsistency().load().compute(predictions=["b c"], references=[["b d"]])
+    assert found == {"consistency_samples": (2 * 1) / (2 + 2)}
     assert AnswerInContext().load().compute(predictions=[["b c"]], references=[["c"]]) == {
         "answer_in_context": 1
     }

@@ -122,9 +122,7 @@ def test_question_answering_names_questions_without_an_answer():
     assert "'b'" in problem
 
 
-PUBMEDQA = YesNo(
-    prompt=prompt(system="Say {labels}."), labels=["yes", "no", "maybe"], max_answer_tokens=4
-)
+PUBMEDQA = YesNo(prompt=prompt(system="Say {labels}."), labels=["yes", "no", "maybe"])
 
 
 @pytest.mark.parametrize(

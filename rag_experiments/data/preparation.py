@@ -22,6 +22,7 @@ from rag_experiments.data import chunking
 from rag_experiments.data.gold import match_answers
 from rag_experiments.data.problems import number
 from rag_experiments.data.splits import SPLITS, place_id
+from rag_experiments.functional.sentences import find_sentences
 from rag_experiments.functional.text import contains_answer
 
 log = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ class _Steps:
 
         texts = [passage.text for passage in self.passages]
         if chunk.unit != "tokens":
-            find = chunking.find_words if chunk.unit == "words" else chunking.find_sentences
+            find = chunking.find_words if chunk.unit == "words" else find_sentences
             return [find(t) for t in tqdm(texts, desc="chunking", unit=" passages", delay=2)]
         from transformers import AutoTokenizer
 

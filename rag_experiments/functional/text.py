@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -69,6 +70,19 @@ def tokenize(text: str) -> list[str]:
 def list_ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     """Return the runs of n neighboring tokens, in order; none where there are fewer than n."""
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def compute_overlap(predicted: Sequence[str], accepted: Sequence[str]) -> float:
+    """Return token F1, 2 P R / (P + R), of two lists of words; the same in both directions.
+
+    With c words in common (repeated words count as often as both have them), P = c / predicted
+    and R = c / accepted. Where one has no words, it is 1 if both have none, else 0.
+    """
+    if not predicted or not accepted:
+        return float(len(predicted) == len(accepted))
+    common = (Counter(predicted) & Counter(accepted)).total()
+    # 2 P R / (P + R) with P = c / p and R = c / a is 2 c / (p + a).
+    return 2 * common / (len(predicted) + len(accepted))
 
 
 @lru_cache(maxsize=16384)

@@ -10,6 +10,9 @@ import evaluate
 from rag_experiments.contracts import Prediction
 from rag_experiments.metrics.base import ExampleMetric
 
+_TEXTS = ("prediction", "question")
+"""Fields of a `Prediction` that are one text; the others have several."""
+
 
 class _Wrapped(evaluate.Metric):
     """Hands predictions and references to a metric of this package.
@@ -24,12 +27,12 @@ class _Wrapped(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
-        kinds = {"prediction": text}
         predictions, references = self.metric.inputs
-        features = {"predictions": kinds.get(predictions, [text])}
+        features = {"predictions": text if predictions in _TEXTS else [text]}
         options = [datasets.Features(features)]
         if references is not None:
-            options = [datasets.Features({**features, "references": [text]})]
+            kind = text if references in _TEXTS else [text]
+            options = [datasets.Features({**features, "references": kind})]
             if references == "answers":  # one accepted answer may be given without a list
                 options.append(datasets.Features({**features, "references": text}))
         return evaluate.MetricInfo(
@@ -48,14 +51,14 @@ class _Wrapped(evaluate.Metric):
 
 
 def _example(index: int, kinds: tuple[str, str | None], row: tuple[Any, ...]) -> Prediction:
-    fields: dict[str, Any] = {"prediction": "", "answers": ()}
+    fields: dict[str, Any] = {"question": "", "prediction": "", "answers": ()}
     for kind, value in zip(kinds, row, strict=False):
         assert kind is not None
-        if kind == "prediction":
+        if kind in _TEXTS:
             fields[kind] = value
         else:
             fields[kind] = (value,) if isinstance(value, str) else tuple(value)
-    return Prediction(id=str(index), question="", **fields)
+    return Prediction(id=str(index), **fields)
 
 
 def wrap(metric: ExampleMetric) -> evaluate.Metric:

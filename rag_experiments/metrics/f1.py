@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import ClassVar
 
 from rag_experiments.contracts import Prediction
-from rag_experiments.functional.text import tokenize
+from rag_experiments.functional.text import compute_overlap, tokenize
 from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric
 
 
@@ -26,12 +25,4 @@ class F1(ExampleMetric):
         if not prediction.answers:
             return None
         words = tokenize(prediction.prediction)
-        return max(_overlap(words, tokenize(answer)) for answer in prediction.answers)
-
-
-def _overlap(predicted: list[str], accepted: list[str]) -> float:
-    if not predicted or not accepted:
-        return float(predicted == accepted)
-    common = (Counter(predicted) & Counter(accepted)).total()
-    # 2 P R / (P + R) with P = c / p and R = c / a is 2 c / (p + a).
-    return 2 * common / (len(predicted) + len(accepted))
+        return max(compute_overlap(words, tokenize(answer)) for answer in prediction.answers)

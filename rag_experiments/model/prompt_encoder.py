@@ -100,8 +100,9 @@ class PromptEncoder:
         labels, limit = self.task.labels, self.task.max_answer_tokens
         texts = labels or [self.task.target(question) for question in questions]
         lengths = [len(self.encode_answer(text)) for text in dict.fromkeys(texts)]
-        answer = max(lengths, default=0) if labels else max([limit, *lengths])
-        beyond = 0 if labels else sum(length > limit for length in lengths)
+        # No limit: labels are scored whole, and nothing is generated.
+        answer = max([*lengths, limit or 0])
+        beyond = 0 if limit is None else sum(length > limit for length in lengths)
         if beyond:
             log.warning(
                 "%d of %d different target answers are longer than task.max_answer_tokens %d (the "
@@ -119,8 +120,9 @@ class PromptEncoder:
         shared = answer if self.option.kind == "causal" else 0
         problems = []
         if answer >= positions:
+            place = f"task.labels: {list(labels)}" if labels else f"task.max_answer_tokens: {limit}"
             problems.append(
-                f"task.max_answer_tokens: {limit}; answers of up to {answer} tokens are more than "
+                f"{place}; answers of up to {answer} tokens are more than "
                 f"the {positions} positions of {self.option.weights!r} hold"
             )
         elif prompt + shared > positions:

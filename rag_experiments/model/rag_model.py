@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,12 @@ from rag_experiments.model.prompt_encoder import PromptEncoder
 
 if TYPE_CHECKING:
     from rag_experiments.encoder import TextEncoder
-    from rag_experiments.model.rag import Rag
+    from rag_experiments.model.rag import Decoding, Rag
     from rag_experiments.model.rag_sequence import RagSequence
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 ROWS_AT_ONCE = 64
 """Rows whose answers are scored together when candidates are rescored: bounds memory."""
@@ -166,22 +168,58 @@ class RagModel(nn.Module):
 
         Examples are batched by length. `progress` names the bar (None: no bar).
         """
+        return self._in_batches(self._answer_batch, examples, batch_size, progress)
+
+    def sample(
+        self,
+        examples: Sequence[Example],
+        count: int,
+        seed: int,
+        batch_size: int = 8,
+        progress: str | None = None,
+    ) -> list[tuple[str, ...]]:
+        """Draw `count` answers to each example from p(y|x) at temperature 1.
+
+        Penalties on repetition stay as configured. The numbers drawn depend on the seed alone and
+        leave other random choices as they are.
+        """
+        if self.prompts.task.labels:
+            raise ValueError("a task with labels takes the likeliest; there is nothing to draw")
+        drawing = self.option.decoding.model_copy(
+            update={"do_sample": True, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        )
+
+        def draw(batch: Sequence[Example]) -> list[tuple[str, ...]]:
+            ids = self.draw(*self._read_examples(batch), drawing, count)
+            texts = self.prompts.decode(ids)
+            return [tuple(texts[i * count : (i + 1) * count]) for i in range(len(batch))]
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self._in_batches(draw, examples, max(1, batch_size // count), progress)
+
+    def _in_batches(
+        self,
+        process: Callable[[Sequence[Example]], list[Result]],
+        examples: Sequence[Example],
+        batch_size: int,
+        progress: str | None,
+    ) -> list[Result]:
+        """What `process` makes of each example, in the order given, in batches by length."""
         order = sorted(
             range(len(examples)), key=lambda i: -sum(len(p.text) for p in examples[i].passages)
         )
-        answers: list[Answer | None] = [None] * len(examples)
+        results: list[Result | None] = [None] * len(examples)
         with (
             self.evaluating(),
             tqdm(total=len(examples), desc=progress, disable=progress is None) as bar,
         ):
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size]
-                for i, answer in zip(
-                    chosen, self._answer_batch([examples[i] for i in chosen]), strict=True
-                ):
-                    answers[i] = answer
+                for i, result in zip(chosen, process([examples[i] for i in chosen]), strict=True):
+                    results[i] = result
                 bar.update(len(chosen))
-        return cast(list[Answer], answers)
+        return cast("list[Result]", results)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -195,8 +233,7 @@ class RagModel(nn.Module):
             self.train(was_training)
 
     def _answer_batch(self, examples: Sequence[Example]) -> list[Answer]:
-        batch = {name: x.to(self.device) for name, x in self.collate_prompts(examples).items()}
-        state, slots, log_prior = self.read(batch)
+        state, slots, log_prior = self._read_examples(examples)
         if self.prompts.task.labels:
             return self._choose_labels(state, slots, log_prior)
         ids = self.decode(state, slots, log_prior)
@@ -214,6 +251,9 @@ class RagModel(nn.Module):
             for i, text in enumerate(self.prompts.decode(ids))
         ]
 
+    def _read_examples(self, examples: Sequence[Example]) -> tuple[DecodingState, Tensor, Tensor]:
+        return self.read({n: x.to(self.device) for n, x in self.collate_prompts(examples).items()})
+
     def read(self, batch: dict[str, Tensor]) -> tuple[DecodingState, Tensor, Tensor]:
         """Prompts that were read, with the slots [b, n] and log prior [b, n] of their rows."""
         state = self.generator.start(batch["prompt_ids"], batch["prompt_mask"])
@@ -221,10 +261,26 @@ class RagModel(nn.Module):
 
     def decode(self, state: DecodingState, slots: Tensor, log_prior: Tensor) -> Tensor:
         """Ids [b, t] of the answers, token by token from the marginal distribution."""
-        return self._generate(state, slots, log_prior)
+        return self._generate(state, slots, log_prior, self.option.decoding)
+
+    def draw(
+        self,
+        state: DecodingState,
+        slots: Tensor,
+        log_prior: Tensor,
+        decoding: Decoding,
+        count: int,
+    ) -> Tensor:
+        """Ids [b * count, t] of answers drawn from p(y|x), those of one question side by side."""
+        return self._generate(state, slots, log_prior, decoding, num_return_sequences=count)
 
     def _generate(
-        self, state: DecodingState, slots: Tensor, log_prior: Tensor, **extra: Any
+        self,
+        state: DecodingState,
+        slots: Tensor,
+        log_prior: Tensor,
+        decoding: Decoding,
+        **extra: Any,
     ) -> Tensor:
         return decode_answers(
             state,
@@ -233,7 +289,7 @@ class RagModel(nn.Module):
             end_id=self.generator.end_id,
             pad_id=self.generator.pad_id,
             max_new_tokens=self.prompts.task.max_answer_tokens,
-            **self.option.decoding.generation(),
+            **decoding.generation(),
             **extra,
         )
 
@@ -307,19 +363,18 @@ class RagSequenceModel(RagModel):
     def decode(self, state: DecodingState, slots: Tensor, log_prior: Tensor) -> Tensor:
         """Ids [b, t] of the answers.
 
-        Sampling draws a passage from p(z|x), then an answer from p(y|x,z), which is a draw from
-        p(y|x). Otherwise every passage proposes its answers (one, or its beams), and the
-        likeliest under p(y|x) is taken: over all passages (thorough decoding of Lewis et al.
-        2020), or over the passages that proposed it (fast decoding).
+        Every passage proposes its answers (one, or its beams), and the likeliest under p(y|x) is
+        taken: over all passages (thorough decoding of Lewis et al. 2020), or over the passages
+        that proposed it (fast decoding). With sampling an answer is drawn instead.
         """
-        if self.option.decoding.do_sample:
-            drawn = torch.multinomial(log_prior.exp(), 1)
-            return self._generate(state, slots.gather(1, drawn), torch.zeros_like(drawn).float())
-        count = self.option.decoding.num_beams
+        decoding = self.option.decoding
+        if decoding.do_sample:
+            return self.draw(state, slots, log_prior, decoding, 1)
+        count = decoding.num_beams
         question = question_of_row(slots)
         alone = torch.arange(len(question), device=slots.device)[:, None]
         ids = self._generate(
-            state, alone, torch.zeros_like(alone).float(), num_return_sequences=count
+            state, alone, torch.zeros_like(alone).float(), decoding, num_return_sequences=count
         )
         lengths = answer_mask(ids, self.generator.end_id).sum(1).tolist()
         proposals: list[dict[tuple[int, ...], set[int]]] = [{} for _ in slots]
@@ -330,6 +385,19 @@ class RagSequenceModel(RagModel):
         scores = self._score_proposals(state, slots, log_prior, proposals)
         best = [max(own, key=own.__getitem__) for own in scores]
         return self.generator.pad_answers(best)[0].to(slots.device)
+
+    def draw(
+        self,
+        state: DecodingState,
+        slots: Tensor,
+        log_prior: Tensor,
+        decoding: Decoding,
+        count: int,
+    ) -> Tensor:
+        """A passage is drawn from p(z|x), then an answer from p(y|x,z): a draw from p(y|x)."""
+        drawn = torch.multinomial(log_prior.exp(), count, replacement=True)
+        rows = slots.gather(1, drawn).flatten()[:, None]
+        return self._generate(state, rows, torch.zeros_like(rows).float(), decoding)
 
     def _score_proposals(
         self,

@@ -17,6 +17,7 @@ class YesNo(Option):
     """Answer a question with one of the labels."""
 
     name: ClassVar[str] = "yes_no"
+    max_answer_tokens: ClassVar[None] = None  # labels are scored whole
 
     prompt: Prompt
     """How a question and its passages are written; {labels} stands for the labels."""
@@ -26,9 +27,6 @@ class YesNo(Option):
 
     objective: Annotated[str, Field(min_length=1)] = "accuracy"
     """Metric that early stopping and the best checkpoint follow."""
-
-    max_answer_tokens: Annotated[int, Field(ge=1)] = 8
-    """Longest generated answer, in tokens of the generator."""
 
     @field_validator("labels", mode="before")
     @classmethod
