@@ -27,6 +27,15 @@ class Test(Option):
     gold passages alone (`gold`): two passes more, which tell errors of retrieval from errors of
     reading (`errors.json`)."""
 
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Answers that the final model gives to each question beside its own, drawn at temperature 1;
+    what the metrics `consistency_samples*` compare. They cost as much time as so many answers."""
+
+    rewordings: bool = False
+    """Whether the final model also answers each question in other words that mean the same, with
+    passages retrieved anew: up to four, by rules for English; what the metrics
+    `consistency_rewordings*` compare."""
+
 
 class Run(Option):
     """One run: a choice from each group, and what all of them share."""
@@ -384,6 +393,7 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"task.objective: {task.objective!r} is not among the configured metrics"
                 f"{nearest(task.objective, names)} (legal here: {', '.join(fitting)})"
             )
+    problems += _test_conflicts(rooms.get("test", Test()), task, metrics or {})
     trainer, retriever, model = (rooms.get(name) for name in ("trainer", "retriever", "model"))
     if getattr(trainer, "trains_query_encoder", False):
         if retriever is not None and not retriever.differentiable:
@@ -405,6 +415,29 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
             )
     if retriever is not None and retriever.uses_query_vectors and model is not None:
         problems += _encoder_conflicts(retriever, getattr(model, "query_encoder", None))
+    return problems
+
+
+def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[str]:
+    """Return which answers are to be compared that are not made, or cannot be."""
+    problems = []
+    if test.samples and getattr(task, "labels", ()):
+        problems.append(
+            f"test.samples: {test.samples}, but task={task.name} takes the likeliest label, so "
+            "there is nothing to draw; set test.samples=0"
+        )
+    for key, metric in metrics.items():
+        inputs = getattr(metric, "inputs", ())
+        if "samples" in inputs and not test.samples:
+            problems.append(
+                f"metrics.{key}: compares answers drawn again, but test.samples is 0; set it, "
+                "e.g. test.samples=4, or leave the metric out"
+            )
+        if "reworded_answers" in inputs and not test.rewordings:
+            problems.append(
+                f"metrics.{key}: compares answers to rewordings, but test.rewordings is false; "
+                "set test.rewordings=true, or leave the metric out"
+            )
     return problems
 
 

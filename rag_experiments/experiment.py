@@ -35,6 +35,7 @@ from rag_experiments.pipeline import RagPipeline, mean_entropy
 from rag_experiments.references import metrics_of_answers, predict_references
 from rag_experiments.summary import print_errors, print_references, print_summary
 from rag_experiments.tracking import Off, Recorder, masked
+from rag_experiments.variation import add_rewordings, add_samples, reword_question
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,8 @@ def _run(
     if processes.is_first():
         with timer.stage("untrained"):
             predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
-            evaluate("untrained", predictions)
+            if config.trainer.trains:  # else this is the final model, evaluated below
+                evaluate("untrained", predictions)
             truncated = model.prompts.cut
 
     if config.trainer.trains:
@@ -164,7 +166,6 @@ def _run(
                 test_hits = pipeline.search(data.test)
             before = model.prompts.cut
             predictions = pipeline.predict(data.test, test_hits, progress="trained model, test")
-            evaluate("trained", predictions)
             truncated = model.prompts.cut - before
 
     elif data.validation:
@@ -180,6 +181,11 @@ def _run(
         recorder.log_folder(saved, "model")
 
     # After saving: what was trained is safe, whatever becomes of the figures about it.
+    final = "trained" if config.trainer.trains else "untrained"
+    with timer.stage("evaluation"):
+        varied = vary(config, pipeline, data.test, test_hits, predictions)
+        evaluate(final, varied)
+
     labels = config.task.labels
     references: dict[str, list[Prediction]] = {}
     with timer.stage("references"):
@@ -202,7 +208,6 @@ def _run(
         recorder.log_metrics({f"errors/{name}": n for name, n in errors["bins"].items()})
         recorder.log_metrics(coverage.list_shares(covered))
 
-    final = "trained" if config.trainer.trains else "untrained"
     for stage, evaluation in evaluations.items():
         # The last model's figures share one name in all runs, trained or not: they compare.
         recorder.log_metrics(flatten(evaluation, "test" if stage == final else stage))
@@ -267,6 +272,8 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
     problems += config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
     if not problems:
+        if config.test.rewordings:  # they are longer
+            questions += tuple(q for own in map(reword_question, data.test) for q in own)
         problems = config.model.question_problems(
             questions,
             config.task,
@@ -278,6 +285,23 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
         problems += [f"retriever.{line}" for line in found]
     if problems:
         raise UserError(problems)
+
+
+def vary(
+    config: Run,
+    pipeline: RagPipeline,
+    questions: Sequence[Question],
+    hits: Sequence[Sequence[Hit]],
+    predictions: list[Prediction],
+) -> list[Prediction]:
+    """Predictions with the answers to their questions put again, as the configuration asks."""
+    if config.test.samples:
+        predictions = add_samples(
+            predictions, pipeline, questions, hits, config.test.samples, config.seed
+        )
+    if config.test.rewordings:
+        predictions = add_rewordings(predictions, pipeline, questions)
+    return predictions
 
 
 def train(

@@ -33,7 +33,7 @@ def add_rewordings(
 
     Passages are retrieved anew for each rewording, as for any other question.
     """
-    changed = [reworded(question) for question in questions]
+    changed = [reword_question(question) for question in questions]
     asked = [question for own in changed for question in own]
     log.info(
         "rewordings: %d of %d questions; no rule matches %d of them",
@@ -54,8 +54,8 @@ def add_rewordings(
     ]
 
 
-def reworded(question: Question) -> list[Question]:
-    """The question in other words, with ids of their own."""
+def reword_question(question: Question) -> list[Question]:
+    """The question in other words, each with an id of its own."""
     return [
         replace(question, id=f"{question.id}#{number}", question=text)
         for number, text in enumerate(reword(question.question), start=1)

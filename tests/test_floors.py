@@ -29,6 +29,7 @@ FLOORS = {
     "references": 4,
     "diagnosis": 4,
     "coverage": 4,
+    "variation": 4,
     "summary": 4,
     "experiment": 4,
     "composition": 4,

@@ -35,6 +35,7 @@ from rag_reference import (
 from rag_experiments.contracts import Example, Passage, Question, Runtime
 from rag_experiments.model.fusion import Fusion
 from rag_experiments.model.generator import Generator, Lora
+from rag_experiments.model.rag import Decoding
 from rag_experiments.model.rag_model import answer_mask, question_of_row
 from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
@@ -363,6 +364,32 @@ def test_samples_follow_the_marginal_distribution(name, kind):
     assert sum(counts) == DRAWS
     assert chi_square_p_value(counts, probabilities[name]) > 1e-3
     assert chi_square_p_value(counts, probabilities[other]) < 1e-6  # the test can tell
+
+
+@pytest.mark.parametrize("name", ["rag_token", "rag_sequence"])
+def test_several_draws_from_one_reading_follow_the_distribution_of_their_question(name):
+    network = make_network("llama", seed=2, vocabulary=6, std=0.6)
+    questions = make_questions(3, [3, 2], vocabulary=6)
+    model = make_model(name, network, 2)
+    torch.manual_seed(0)
+    with model.evaluating():
+        read = model.read(without_targets(collate(model, questions)))
+        ids = model.draw(*read, Decoding(do_sample=True), DRAWS).tolist()
+    drawn = [tuple(clip(row)) for row in ids]
+    assert len(drawn) == 2 * DRAWS
+    answers = all_answers(6, 2)
+    for i, own in enumerate((drawn[:DRAWS], drawn[DRAWS:])):
+        counts = [own.count(answer) for answer in answers]
+        fits = []
+        for question in questions:
+            with torch.no_grad():
+                expected = [
+                    math.exp(float(log_likelihood(name, network, question, list(a))))
+                    for a in answers
+                ]
+            fits.append(chi_square_p_value(counts, expected))
+        assert fits[i] > 1e-3
+        assert fits[1 - i] < 1e-6  # they are told from the other question's
 
 
 def test_sampling_takes_the_whole_vocabulary_unless_told():
