@@ -427,7 +427,7 @@ def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[s
             "there is nothing to draw; set test.samples=0"
         )
     for key, metric in metrics.items():
-        inputs = getattr(metric, "inputs", ())
+        inputs: tuple[str | None, ...] = getattr(metric, "inputs", ())
         if "samples" in inputs and not test.samples:
             problems.append(
                 f"metrics.{key}: compares answers drawn again, but test.samples is 0; set it, "
