@@ -236,6 +236,8 @@ class RagModel(nn.Module):
         state, slots, log_prior = self._read_examples(examples)
         if self.prompts.task.labels:
             return self._choose_labels(state, slots, log_prior)
+        limit = self.prompts.task.max_answer_tokens
+        assert limit is not None  # only labels have none
         ids = self.decode(state, slots, log_prior)
         mask = answer_mask(ids, self.generator.end_id)
         posterior = None
@@ -246,7 +248,7 @@ class RagModel(nn.Module):
             Answer(
                 text,
                 () if posterior is None else present(posterior[i], slots[i]),
-                cut=not ended[i] and ids.shape[1] >= self.prompts.task.max_answer_tokens,
+                cut=not ended[i] and ids.shape[1] >= limit,
             )
             for i, text in enumerate(self.prompts.decode(ids))
         ]
