@@ -421,7 +421,7 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
 def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[str]:
     """Return which answers are to be compared that are not made, or cannot be."""
     problems = []
-    if test.samples > 0 and getattr(task, "labels", ()):
+    if test.samples > 0 and getattr(task, "labels", None):
         problems.append(
             f"test.samples: {test.samples}, but task={task.name} takes the likeliest label, so "
             "there is nothing to draw; set test.samples=0"
