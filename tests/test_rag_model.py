@@ -581,9 +581,9 @@ def test_texts_in_any_batch_give_the_same_loss_and_answers(name, kind, runtime):
         expected = sum(a * int(t) for a, t in zip(alone, tokens, strict=True)) / int(tokens.sum())
         assert float(model(**batch)["loss"]) == pytest.approx(expected, rel=1e-7)
     assert len({round(a, 6) for a in alone}) > 1  # prompts matter
-    answers = model.answer(examples, batch_size=4)
+    answers = model.answer(examples)
     single = [answer for example in examples for answer in model.answer([example])]
-    backwards = model.answer(examples[::-1], batch_size=2)[::-1]
+    backwards = model.answer(examples[::-1], tokens_at_once=100)[::-1]
     for other in (single, backwards):
         for one, two in zip(answers, other, strict=True):
             assert one.text == two.text

@@ -28,7 +28,7 @@ class Relevance(ExampleMetric):
     the question word asks for: a number for how many, a time for when, yes or no (or a
     statement with a word of the question) for a verb that leads. It reads English questions and
     does not look at what is true or meant: any name is relevant to a question that asks who, and
-    of which and what only bare verdicts are refused. `semantic_relevance` looks at the meaning.
+    of which and what only bare verdicts are refused.
     """
 
     name: ClassVar[str] = "relevance"

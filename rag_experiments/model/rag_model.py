@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOKENS_AT_ONCE = 6144
+"""Prompt tokens, padding included, that are read together to be answered: bounds memory, and keeps
+decoding steps, which cost a few rows nearly as much as many, few."""
+
+CHARACTERS_A_TOKEN = 4
+"""Of English, roughly: to plan batches before anything is tokenized."""
+
 Result = TypeVar("Result")
 
 ROWS_AT_ONCE = 64
@@ -162,20 +169,24 @@ class RagModel(nn.Module):
     # -- answers -------------------------------------------------------------------------
 
     def answer(
-        self, examples: Sequence[Example], batch_size: int = 16, progress: str | None = None
+        self,
+        examples: Sequence[Example],
+        tokens_at_once: int = TOKENS_AT_ONCE,
+        progress: str | None = None,
     ) -> list[Answer]:
         """Answer each example: by decoding, or by the likeliest label where the task has some.
 
-        Examples are batched by length. `progress` names the bar (None: no bar).
+        Examples are batched by length, as many as have some `tokens_at_once` prompt tokens.
+        `progress` names the bar (None: no bar).
         """
-        return self._in_batches(self._answer_batch, examples, batch_size, progress)
+        return self._in_batches(self._answer_batch, examples, tokens_at_once, progress)
 
     def sample(
         self,
         examples: Sequence[Example],
         count: int,
         seed: int,
-        batch_size: int = 8,
+        tokens_at_once: int = TOKENS_AT_ONCE,
         progress: str | None = None,
     ) -> list[tuple[str, ...]]:
         """Draw `count` answers to each example from p(y|x) at temperature 1.
@@ -196,30 +207,47 @@ class RagModel(nn.Module):
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return self._in_batches(draw, examples, max(1, batch_size // count), progress)
+            return self._in_batches(draw, examples, tokens_at_once // count, progress)
 
     def _in_batches(
         self,
         process: Callable[[Sequence[Example]], list[Result]],
         examples: Sequence[Example],
-        batch_size: int,
+        tokens_at_once: int,
         progress: str | None,
     ) -> list[Result]:
         """What `process` makes of each example, in the order given, in batches by length."""
-        order = sorted(
-            range(len(examples)), key=lambda i: -sum(len(p.text) for p in examples[i].passages)
-        )
         results: list[Result | None] = [None] * len(examples)
         with (
             self.evaluating(),
             tqdm(total=len(examples), desc=progress, disable=progress is None) as bar,
         ):
-            for first in range(0, len(order), batch_size):
-                chosen = order[first : first + batch_size]
+            for chosen in self._batches(examples, tokens_at_once):
                 for i, result in zip(chosen, process([examples[i] for i in chosen]), strict=True):
                     results[i] = result
                 bar.update(len(chosen))
         return cast("list[Result]", results)
+
+    def _batches(self, examples: Sequence[Example], tokens_at_once: int) -> Iterator[list[int]]:
+        """Places of examples that are answered together, longest prompts first."""
+        shapes = []
+        for example in examples:
+            prompts = [
+                self.prompts.write(example.question.question, passages)
+                for passages in self.option.split(example.passages)
+            ]
+            longest = max(map(len, prompts)) // CHARACTERS_A_TOKEN + 1
+            shapes.append((min(longest, self.option.generator.max_prompt_tokens), len(prompts)))
+        batch: list[int] = []
+        rows = 0
+        for i in sorted(range(len(examples)), key=lambda i: -shapes[i][0]):
+            rows += shapes[i][1]
+            if batch and rows * shapes[batch[0]][0] > tokens_at_once:
+                yield batch
+                batch, rows = [], shapes[i][1]
+            batch.append(i)
+        if batch:
+            yield batch
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
