@@ -76,7 +76,7 @@ class Composer:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out of experiments so far, because another option was chosen."""
+        """What was chosen with a checkpoint, or left out of experiments, so far."""
         return list(self.loader.notes)
 
     def run(self, task: TaskFunction, plan: Plan) -> None:
@@ -337,7 +337,8 @@ class _Loader(ConfigLoaderImpl):
 
     Values that an experiment gives to an option, and choices that it makes within it, mean
     nothing to the option that the command line puts in its place. They are left out, with a
-    note, instead of being refused as unknown keys.
+    note, instead of being refused as unknown keys. A checkpoint on the command line brings its
+    parts, unless the command line chooses them itself.
     """
 
     def __init__(self, search_path: ConfigSearchPath):
@@ -353,8 +354,9 @@ class _Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        chosen = {key.partition("@")[0] for key in map(_key, overrides)}
         notes: dict[str, None] = {}
+        overrides = _with_parts(overrides, notes)
+        chosen = {key.partition("@")[0] for key in map(_key, overrides)}
         self.repository.left_out = frozenset()
         while True:
             try:
@@ -482,6 +484,21 @@ def _experiments(composed: DictConfig) -> list[str]:
     chosen = composed.hydra.runtime.choices.get("experiment")
     names = chosen if isinstance(chosen, (list, ListConfig)) else [chosen]
     return [str(name) for name in names if name is not None]
+
+
+def _with_parts(overrides: Sequence[str], notes: dict[str, None]) -> list[str]:
+    """Return overrides in which a checkpoint of a whole model brings its parts, with a note."""
+    keys = [_key(line) for line in overrides]
+    values = [line.partition("=")[2].strip() for line in overrides]
+    given = any(
+        key == "model.weights" and value not in ("", "null")
+        for key, value in zip(keys, values, strict=True)
+    )
+    groups = [group for group in ("model/generator", "model/query_encoder") if group not in keys]
+    added = [f"{group}=checkpoint" for group in groups] if given else []
+    if added:
+        notes[f"chosen with model.weights: {' '.join(added)}"] = None
+    return [*overrides, *added]
 
 
 def _is_mapping(node: Any) -> bool:

@@ -227,9 +227,11 @@ class RagPipeline:
         device: str = "auto",
         precision: str = "auto",
         cache_dir: Path | None = None,
+        encode_queries: bool = False,
     ) -> RagPipeline:
         """Load what `save` wrote: a run's folder, or its `model` folder.
 
+        `encode_queries` loads the query encoder even where the retriever does without.
         Base weights that are not in the folder are taken from the cache or fetched again.
         Raises UserError where something is missing or does not fit together.
         """
@@ -258,7 +260,10 @@ class RagPipeline:
             )
         searcher = retriever.load(folder / "index", passages, runtime)
         network = model.load(
-            task, runtime, encode_queries=retriever.uses_query_vectors, folder=folder
+            task,
+            runtime,
+            encode_queries=encode_queries or retriever.uses_query_vectors,
+            folder=folder,
         )
         return cls(task, retriever, network, searcher, passages, facts["temperature"])
 

