@@ -33,7 +33,12 @@ from transformers import (
 
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.model.generator import Generator, Lora
-from rag_experiments.model.language_model import load_language_model, load_tokenizer
+from rag_experiments.model.language_model import (
+    load_language_model,
+    load_tokenizer,
+    pad,
+    share_cache,
+)
 from rag_experiments.weights import resolve
 
 PROMPTS = [[5, 9, 7], [11], [4, 4, 8, 15, 16, 3, 9, 10, 23, 12, 5], [20, 21, 22, 3, 4, 5, 6]]
@@ -142,6 +147,42 @@ def test_answer_log_probs_do_not_depend_on_the_side_of_padding(kind):
             torch.cat(sides, 1), torch.cat(masks, 1), answers, answer_mask
         )
     assert widest_error(wide, [row[m] for row, m in zip(one, answer_mask, strict=True)]) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("kind", ["llama", "mistral with a window", "gemma3", "gpt2", "opt"])
+def test_prompts_padded_on_the_left_equal_rows_padded_on_the_right(kind, dtype):
+    """As causal models are usually trained: prompt, answer, and then the padding."""
+    network = make_any(kind).to(dtype)
+    model = wrap(network)
+    rows = [[*p, *a] for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    ids, mask = pad(rows, 0, left=False)
+    with torch.no_grad():
+        whole = torch.log_softmax(network(input_ids=ids, attention_mask=mask.long()).logits, -1)
+        actual = model.answer_log_probs(*batch(model, [0, 1, 2, 3]))
+    expected = [
+        torch.stack([own[len(p) + t - 1, y] for t, y in enumerate(a)])
+        for own, p, a in zip(whole, PROMPTS, ANSWERS, strict=True)
+    ]
+    assert widest_error(actual, expected) < TOLERANCES[dtype]
+
+
+def test_a_score_copies_no_cache_and_leaves_the_state():
+    """Rescoring starts from a selection, which is a copy already."""
+    model = wrap(make_network("bart", seed=1))
+    ids, mask, answers, _ = batch(model, [0, 1, 2, 3])
+    with torch.no_grad():
+        state = model.start(ids, mask)
+        shared = share_cache(state.cache)
+        for one, other in zip(
+            shared.cross_attention_cache.layers,
+            state.cache.cross_attention_cache.layers,
+            strict=True,
+        ):
+            assert one.keys.data_ptr() == other.keys.data_ptr()
+        before = [layer.keys.shape for layer in state.cache.self_attention_cache.layers]
+        assert torch.equal(state.score(answers), state.score(answers))
+        assert [layer.keys.shape for layer in state.cache.self_attention_cache.layers] == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

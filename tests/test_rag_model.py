@@ -302,6 +302,61 @@ def test_rag_sequence_takes_the_likeliest_of_all_candidates(kind, beams, candida
     assert decode(model, questions) == expected
 
 
+def note_shapes(module):
+    """A list that takes the shape of the ids of each call of a module."""
+    shapes = []
+    module.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beams_of_all_passages_take_one_call_a_step(kind):
+    """Prompts are read once; then one token of each beam under each passage at a time."""
+    network, questions, model = make_case(
+        "rag_token", kind, seed=2, vocabulary=8, decoding={"num_beams": 3}
+    )
+    prompts = sum(COUNTS)
+    steps = note_shapes(network if kind == "llama" else network.get_decoder())
+    read = steps if kind == "llama" else note_shapes(network.get_encoder())
+    decode(model, questions)
+    assert read[0][0] == steps[0][0] == prompts
+    assert kind == "llama" or len(read) == 1
+    assert 1 < len(steps) <= LONGEST
+    assert set(steps[1:]) == {(3 * prompts, 1)}
+
+
+@pytest.mark.parametrize("candidates", ["thorough", "fast"])
+def test_no_answer_is_scored_twice(candidates, monkeypatch):
+    """Neither to choose it and for its posterior, nor where all passages propose the same."""
+    _, questions, model = make_case(
+        "rag_sequence",
+        "bart",
+        seed=3,
+        counts=[3, 1, 4, 2, 3, 3],
+        vocabulary=8,
+        taught=True,
+        decoding={"num_beams": 2},
+        candidates=candidates,
+    )
+    jobs, score = [], type(model)._score
+    monkeypatch.setattr(
+        type(model), "_score", lambda self, state, slots, own: score(self, state, slots, note(own))
+    )
+
+    def note(own):
+        jobs.extend(own)
+        return own
+
+    with model.evaluating():
+        model.decode_with_posterior(*model.read(without_targets(collate(model, questions))))
+    assert jobs
+    assert len(set(jobs)) == len(jobs)
+    chosen = {(job.question, job.passage) for job in jobs}
+    assert chosen == {(i, n) for i, q in enumerate(questions) for n in range(len(q.prompts))}
+
+
 def test_chunks_of_rescoring_change_nothing(monkeypatch):
     settings = {"decoding": {"num_beams": 3}, "vocabulary": 8}
     _, questions, model = make_case("rag_sequence", "t5", **settings)
@@ -431,14 +486,26 @@ def test_temperature_and_nucleus_work_on_the_marginal():
 # -- posteriors and labels -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rag_token", "rag_sequence"])
-def test_the_posterior_is_that_of_the_answer(name):
-    network, questions, model = make_case(name, "llama", seed=4, vocabulary=8)
+@pytest.mark.parametrize("decoding", [{}, {"num_beams": 3}, {"do_sample": True}])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("rag_token", {}),
+        ("rag_sequence", {"candidates": "thorough"}),
+        ("rag_sequence", {"candidates": "fast"}),
+    ],
+)
+def test_the_posterior_is_that_of_the_answer(name, fields, decoding):
+    network, questions, model = make_case(
+        name, "llama", seed=4, vocabulary=8, decoding=decoding, **fields
+    )
     with model.evaluating():
         state, slots, prior = model.read(without_targets(collate(model, questions)))
-        ids = model.decode(state, slots, prior)
-        mask = answer_mask(ids, END)
-        actual = model.posterior(model.score_answers(state, slots, ids), prior, mask)
+        torch.manual_seed(0)
+        ids, actual = model.decode_with_posterior(state, slots, prior)
+        torch.manual_seed(0)
+        alone = model.decode(state, slots, prior)
+    assert [clip(row) for row in ids.tolist()] == [clip(row) for row in alone.tolist()]
     for row, own, question in zip(actual, ids.tolist(), questions, strict=True):
         answer = clip(own)
         with torch.no_grad():

@@ -127,8 +127,8 @@ class DecodingState:
         """log p(y_t | prompt, y_<t) of answers [r, t] after these prompts: [r, t]."""
         logits = self.next_logits[:, None]
         if answer_ids.shape[1] > 1:
-            everyone = torch.arange(len(answer_ids), device=answer_ids.device)
-            rest = self.select(everyone)._read(answer_ids[:, :-1])
+            twin = type(self)(self.model, self.next_logits, share_cache(self.cache), self.mask)
+            rest = twin._read(answer_ids[:, :-1])
             logits = torch.cat([logits, rest.to(logits.dtype)], dim=1)
         return token_log_probs(logits, answer_ids)
 
@@ -281,16 +281,21 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def select_cache(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of the given rows that leaves the original as it is."""
+def share_cache(cache: Cache) -> Cache:
+    """A cache that grows by itself and shares what is there: layers grow into new tensors."""
     if isinstance(cache, EncoderDecoderCache):
         return EncoderDecoderCache(
-            select_cache(cache.self_attention_cache, rows),
-            select_cache(cache.cross_attention_cache, rows),
+            share_cache(cache.self_attention_cache), share_cache(cache.cross_attention_cache)
         )
     assert isinstance(cache, DynamicCache)
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    shared = copy.copy(cache)
+    shared.layers = [copy.copy(layer) for layer in cache.layers]
+    return shared
+
+
+def select_cache(cache: Cache, rows: Tensor) -> Cache:
+    """A cache of the given rows that leaves the original as it is."""
+    selected: Any = share_cache(cache)
     selected.batch_select_indices(rows)
     return selected
 

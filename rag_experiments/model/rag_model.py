@@ -11,8 +11,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,14 @@ Result = TypeVar("Result")
 
 ROWS_AT_ONCE = 64
 """Rows whose answers are scored together when candidates are rescored: bounds memory."""
+
+
+class Job(NamedTuple):
+    """An answer to score under one passage of a question."""
+
+    question: int
+    passage: int
+    answer: tuple[int, ...]
 
 
 class RagModel(nn.Module):
@@ -266,11 +275,7 @@ class RagModel(nn.Module):
             return self._choose_labels(state, slots, log_prior)
         limit = self.prompts.task.max_answer_tokens
         assert limit is not None  # only labels have none
-        ids = self.decode(state, slots, log_prior)
-        mask = answer_mask(ids, self.generator.end_id)
-        posterior = None
-        if self.option.marginalizes:  # else there is none, and no need to score the answers
-            posterior = self.posterior(self.score_answers(state, slots, ids), log_prior, mask)
+        ids, posterior = self.decode_with_posterior(state, slots, log_prior)
         ended = (ids == self.generator.end_id).any(1).tolist()
         return [
             Answer(
@@ -303,6 +308,16 @@ class RagModel(nn.Module):
     ) -> Tensor:
         """Ids [b * count, t] of answers drawn from p(y|x), those of one question side by side."""
         return self._generate(state, slots, log_prior, decoding, num_return_sequences=count)
+
+    def decode_with_posterior(
+        self, state: DecodingState, slots: Tensor, log_prior: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Ids [b, t] of the answers and p(z|x,y) [b, n], where the model weighs passages."""
+        ids = self.decode(state, slots, log_prior)
+        if not self.option.marginalizes:  # and no need to score the answers
+            return ids, None
+        mask = answer_mask(ids, self.generator.end_id)
+        return ids, self.posterior(self.score_answers(state, slots, ids), log_prior, mask)
 
     def _generate(
         self,
@@ -400,6 +415,57 @@ class RagSequenceModel(RagModel):
         decoding = self.option.decoding
         if decoding.do_sample:
             return self.draw(state, slots, log_prior, decoding, 1)
+        best, _ = self._choose(state, slots, log_prior)
+        return self.generator.pad_answers(best)[0].to(slots.device)
+
+    def decode_with_posterior(
+        self, state: DecodingState, slots: Tensor, log_prior: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.option.decoding.do_sample:
+            return super().decode_with_posterior(state, slots, log_prior)
+        best, scores = self._choose(state, slots, log_prior)
+        # What choosing has scored is not scored again.
+        jobs = [Job(i, n, best[i]) for i, n in (slots >= 0).nonzero().tolist()]
+        scores |= self._score(state, slots, [job for job in jobs if job not in scores])
+        log_probs = torch.zeros_like(log_prior)
+        for job in jobs:
+            log_probs[job.question, job.passage] = scores[job]
+        ids, mask = (x.to(slots.device) for x in self.generator.pad_answers(best))
+        return ids, likelihood.sequence_posterior(log_probs[:, :, None], log_prior, mask[:, :1])
+
+    def _choose(
+        self, state: DecodingState, slots: Tensor, log_prior: Tensor
+    ) -> tuple[list[tuple[int, ...]], dict[Job, float]]:
+        """The likeliest proposal of each question, and log p(y|x,z) of what was compared."""
+        proposals = self._propose(state, slots)
+        fast = cast("RagSequence", self.option).candidates == "fast"
+        rows = slots.tolist()
+        jobs = [
+            Job(i, n, candidate)
+            for i, n in (slots >= 0).nonzero().tolist()
+            if len(proposals[i]) > 1  # an answer that all passages propose needs no score to win
+            for candidate, sources in proposals[i].items()
+            if not fast or rows[i][n] in sources
+        ]
+        scores = self._score(state, slots, jobs)
+        prior = log_prior.double().tolist()
+        joint: dict[tuple[int, tuple[int, ...]], list[float]] = {}
+        for job in jobs:
+            value = prior[job.question][job.passage] + scores[job]
+            joint.setdefault((job.question, job.answer), []).append(value)
+
+        def score(i: int, candidate: tuple[int, ...]) -> float:
+            each = torch.tensor(joint.get((i, candidate), [0.0]), dtype=torch.float64)
+            return float(torch.logsumexp(each, 0))
+
+        return [max(own, key=partial(score, i)) for i, own in enumerate(proposals)], scores
+
+    def _propose(
+        self, state: DecodingState, slots: Tensor
+    ) -> list[dict[tuple[int, ...], set[int]]]:
+        """Answers that each passage would give alone, a dictionary for each question: ids up to
+        the end token, and the rows that they come from."""
+        decoding = self.option.decoding
         count = decoding.num_beams
         question = question_of_row(slots)
         alone = torch.arange(len(question), device=slots.device)[:, None]
@@ -408,13 +474,11 @@ class RagSequenceModel(RagModel):
         )
         lengths = answer_mask(ids, self.generator.end_id).sum(1).tolist()
         proposals: list[dict[tuple[int, ...], set[int]]] = [{} for _ in slots]
-        for row, (candidate, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
-            source = row // count
+        for place, (candidate, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+            source = place // count
             own = proposals[int(question[source])]
             own.setdefault(tuple(candidate[:length]), set()).add(source)
-        scores = self._score_proposals(state, slots, log_prior, proposals)
-        best = [max(own, key=own.__getitem__) for own in scores]
-        return self.generator.pad_answers(best)[0].to(slots.device)
+        return proposals
 
     def draw(
         self,
@@ -429,47 +493,19 @@ class RagSequenceModel(RagModel):
         rows = slots.gather(1, drawn).flatten()[:, None]
         return self._generate(state, rows, torch.zeros_like(rows).float(), decoding)
 
-    def _score_proposals(
-        self,
-        state: DecodingState,
-        slots: Tensor,
-        log_prior: Tensor,
-        proposals: list[dict[tuple[int, ...], set[int]]],
-    ) -> list[dict[tuple[int, ...], float]]:
-        """log p(y|x) of each proposed answer, a dictionary for each question.
-
-        The only answer of a question that has one is not scored; it stands there with 0.
-        """
-        fast = cast("RagSequence", self.option).candidates == "fast"
-        jobs = [
-            (i, n, row, ids)
-            for i, own in enumerate(proposals)
-            if len(own) > 1  # an answer that all passages propose needs no score to win
-            for ids, sources in own.items()
-            for n, row in enumerate(slots[i].tolist())
-            if row >= 0 and (not fast or row in sources)
-        ]
-        jobs.sort(key=lambda job: len(job[-1]))  # little padding in each chunk
-        collected: list[dict[tuple[int, ...], list[float]]] = [
-            {} if len(own) > 1 else {ids: [0.0] for ids in own} for own in proposals
-        ]
+    def _score(self, state: DecodingState, slots: Tensor, jobs: list[Job]) -> dict[Job, float]:
+        """log p(y|x,z) of answers under passages."""
+        jobs = sorted(jobs, key=lambda job: len(job.answer))  # little padding in each chunk
+        scores: dict[Job, float] = {}
         for first in range(0, len(jobs), ROWS_AT_ONCE):
             chunk = jobs[first : first + ROWS_AT_ONCE]
-            ids, mask = self.generator.pad_answers([ids for *_, ids in chunk])
+            ids, mask = self.generator.pad_answers([job.answer for job in chunk])
             ids, mask = ids.to(slots.device), mask.to(slots.device)
-            rows = torch.tensor([row for _, _, row, _ in chunk], device=slots.device)
+            rows = torch.stack([slots[job.question, job.passage] for job in chunk])
             each = state.select(rows).score(ids)
             values = likelihood.sequence_log_probs(each[:, None], mask)[:, 0]
-            for (i, n, _, candidate), value in zip(chunk, values, strict=True):
-                joint = float(log_prior[i, n] + value)
-                collected[i].setdefault(candidate, []).append(joint)
-        return [
-            {
-                ids: float(torch.logsumexp(torch.tensor(joint, dtype=torch.float64), 0))
-                for ids, joint in own.items()
-            }
-            for own in collected
-        ]
+            scores |= zip(chunk, values.tolist(), strict=True)
+        return scores
 
 
 class ConcatModel(RagModel):
