@@ -127,10 +127,13 @@ def _run(
         pipeline = RagPipeline(config.task, config.retriever, model, searcher, data.passages)
         validation_hits = pipeline.search(data.validation) if data.validation else None
         test_hits = pipeline.search(data.test) if processes.is_first() else []
+        train_hits = None
         if validation_hits is not None:
             pipeline.fit_temperature(data.validation, validation_hits)
         elif data.train:
-            pipeline.fit_temperature(data.train, name="train")
+            if config.retriever.temperature is None:
+                train_hits = pipeline.search(data.train)
+            pipeline.fit_temperature(data.train, train_hits, name="train")
         else:
             # Only the spread of the scores: nothing is fitted to the test's gold passages.
             blind = [replace(question, passage_ids=()) for question in data.test]
@@ -156,7 +159,8 @@ def _run(
 
     if config.trainer.trains:
         with timer.stage("training"):
-            train(config, data, pipeline, validation_hits, runtime, recorder, output_dir)
+            hits = (train_hits, validation_hits)
+            train(config, data, pipeline, hits, runtime, recorder, output_dir)
     if not processes.is_first():
         return processes.share(None)  # the first does the rest
 
@@ -308,20 +312,24 @@ def train(
     config: Run,
     data: PreparedData,
     pipeline: RagPipeline,
-    validation_hits: Sequence[Sequence[Hit]] | None,
+    hits: tuple[Sequence[Sequence[Hit]] | None, Sequence[Sequence[Hit]] | None],
     runtime: Runtime,
     recorder: Recorder,
     output_dir: Path,
 ) -> None:
     """Train the pipeline's model in place.
 
-    A trainer of the query encoder searches each batch itself, so it is given questions alone,
-    and what was found for validation with the untrained encoder is of no use.
+    `hits` are those of the train and the validation split, where they were found before. A
+    trainer of the query encoder searches each batch itself, so it is given questions alone, and
+    what was found with the untrained encoder is of no use.
     """
+    train_hits, validation_hits = hits
     if config.trainer.trains_query_encoder:
         examples, validation_hits = [Example(question) for question in data.train], None
     else:
-        examples = pipeline.examples(data.train)
+        if train_hits is None:
+            train_hits = pipeline.search(data.train)
+        examples = pipeline.read_hits(data.train, train_hits)
 
     result = config.trainer.fit(
         Training(
