@@ -85,8 +85,10 @@ def _take_out(folder: Path, part: str, into: Path) -> None:
     from transformers import RagModel as Checkpoint
 
     log.info("taking the %s out of %s (once)", part.replace("_", " "), folder)
-    whole: Any
-    whole, found = Checkpoint.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = Checkpoint.from_pretrained(  # a pair, which its annotation leaves out
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    whole, found = loaded
     wrong = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
     if wrong:  # transformers would go on with random numbers
         shown = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
