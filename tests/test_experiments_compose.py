@@ -13,6 +13,8 @@ from rag_experiments.contracts import UserError
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
+CHECKPOINT = ["model.weights=org/rag", "retriever=dense", "retriever/encoder=dpr"]
+
 # What an option needs beside its own name to be legal: options that go together, and values
 # that only a user can give.
 COMPANIONS = {
@@ -24,6 +26,8 @@ COMPANIONS = {
     ],
     "trainer=joint": ["retriever=dense"],
     "model=fusion": ["model/generator=flan_t5_small"],
+    "model/generator=checkpoint": [*CHECKPOINT, "model/query_encoder=checkpoint"],
+    "model/query_encoder=checkpoint": [*CHECKPOINT, "model/generator=checkpoint"],
     "model/query_encoder=dpr": ["retriever=dense", "retriever/encoder=dpr"],
     "model/query_encoder=tiny": ["retriever=dense", "retriever/encoder=tiny"],
     "retriever/encoder=dpr": ["retriever=dense", "model/query_encoder=dpr"],
