@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import os
 import shlex
 import signal
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -18,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.main import main as hydra_main
 from omegaconf import DictConfig
 
-from rag_experiments import config, processes, sweep
+from rag_experiments import config, memory, processes, sweep
 from rag_experiments.composition import CONFIG, Composer, Plan
 from rag_experiments.contracts import UserError
 
@@ -114,7 +111,7 @@ def job(raw: DictConfig) -> float:
             _forget_frames(error)
         raise
     finally:
-        _free_memory()
+        memory.release()  # before the next job of a sweep starts
 
 
 def _forget_frames(error: BaseException) -> None:
@@ -127,21 +124,6 @@ def _forget_frames(error: BaseException) -> None:
             seen.add(id(each))
             traceback.clear_frames(each.__traceback__)
             waiting += [each.__cause__, each.__context__]
-
-
-def _free_memory() -> None:
-    """Give back what a job held, before the next one of a sweep starts."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    for kind in ("cuda", "xpu", "mps"):
-        backend = getattr(torch, kind, None)
-        if backend is not None and backend.is_available():
-            backend.empty_cache()
-    if sys.platform == "linux":
-        # glibc keeps what was freed between blocks that live on: gigabytes after one training.
-        # Other libraries, as musl, have no such call.
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import coverage, diagnosis, processes, reproducibility, sweep
+from rag_experiments import coverage, diagnosis, memory, processes, reproducibility, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
@@ -59,7 +59,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     """
     transformers.utils.logging.disable_progress_bar()
     job = sweep.current_job()
-    own_peak = reproducibility.reset_peak_memory() or job.sweep is None
+    own_peak = memory.reset_peak() or job.sweep is None
     device = reproducibility.resolve_device(config.device)
     runtime = Runtime(
         cache_dir=config.cache_dir,
@@ -90,7 +90,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
         )
         value = _run(config, raw, output_dir, runtime, recorder, job)
         if own_peak:  # else it might be that of an earlier job in this process
-            recorder.log_metrics({"memory/peak_mib": reproducibility.peak_memory()})
+            recorder.log_metrics({"memory/peak_mib": memory.peak()})
         return value
 
 
@@ -386,6 +386,7 @@ class Timer:
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        memory.release()  # or the peaks of all stages would add up
         self.seconds[name] = time.perf_counter() - start
 
     def __str__(self) -> str:

@@ -7,7 +7,6 @@ import os
 import platform
 import random
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -158,31 +157,6 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
-
-
-def reset_peak_memory() -> bool:
-    """Make `peak_memory` count from now on; False where the system cannot (only Linux can)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has held since the last reset, in MiB."""
-    import resource
-
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        status = ""
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def git_commit(folder: Path | None = None) -> str | None:

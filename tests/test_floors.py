@@ -18,6 +18,7 @@ FLOORS = {
     "weights": 1,
     "encoder": 1,
     "processes": 1,
+    "memory": 1,
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),
     "config": 3,

@@ -36,7 +36,8 @@ from side_by_side import (
     run_in_turns,
 )
 
-from rag_experiments.reproducibility import cpu_flags, hardware, peak_memory
+from rag_experiments import memory
+from rag_experiments.reproducibility import cpu_flags, hardware
 
 ROWS = (
     "rag_token_training",
@@ -94,7 +95,7 @@ def run_alone(column: str, inputs: Inputs, sizes: Sizes, folder: Path) -> None:
     gc.collect()
     before = resident()
     rag_sides.train_alone("rag_token", column, inputs, sizes, bart)
-    print(json.dumps({"peak_mib": peak_memory() - before}))
+    print(json.dumps({"peak_mib": memory.peak() - before}))
 
 
 def resident() -> float:
