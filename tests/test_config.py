@@ -99,6 +99,7 @@ class Off(Option):
     def prepare(self) -> None: ...
     def start(self) -> None: ...
     def comparison(self) -> None: ...
+    def attach(self) -> None: ...
 
 
 class Encoder(Option):
@@ -180,7 +181,7 @@ def test_a_sound_configuration_becomes_options():
         ),
         (
             {"tracking": {"_target_": f"{HERE}.Metric"}},
-            f"tracking: {HERE}.Metric is no option of the group tracking; it lacks comparison, ",
+            f"tracking: {HERE}.Metric is no option of the group tracking; it lacks attach, ",
         ),
         ({"model___target_": "os.system"}, "model._target_: 'os.system' is not an option; "),
         ({"model___target_": f"{HERE}.NotAnOption"}, "model._target_: "),
