@@ -23,7 +23,7 @@ from typing import Any
 from rag_experiments.contracts import Passage, Prediction, PreparedData, Question
 from rag_experiments.data.gold import match_answers
 from rag_experiments.functional.overlap import find_nearest, find_repeats
-from rag_experiments.functional.text import LABEL_WORDS, contains_answer, normalize_answer
+from rag_experiments.functional.text import contains_answer, is_label, normalize_answer
 
 THRESHOLD = 0.8
 """Share of words from which two questions are near."""
@@ -104,7 +104,7 @@ def measure_answers(
 
 
 def _words(answers: Sequence[str]) -> list[str]:
-    return [answer for answer in answers if normalize_answer(answer) not in LABEL_WORDS]
+    return [answer for answer in answers if not is_label(answer)]
 
 
 def measure_coverage(

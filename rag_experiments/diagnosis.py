@@ -39,7 +39,7 @@ from rag_experiments.functional.attribution import (
     name_question_type,
     name_rank,
 )
-from rag_experiments.functional.text import LABEL_WORDS, normalize_answer
+from rag_experiments.functional.text import is_label
 
 EXAMPLES = 5
 COLUMNS = ("question_type", "answer_length", "retrieval_rank", "group")
@@ -57,7 +57,7 @@ def find_gold(
     found = {}
     for question in data.test:
         ids = tuple(i for i in dict.fromkeys(question.passage_ids) if i in known)
-        words = [a for a in question.answers if normalize_answer(a) not in LABEL_WORDS]
+        words = [a for a in question.answers if not is_label(a)]
         if question.passage_ids:
             weak = data.gold == "answer_match"
             found[question.id] = Gold(ids, "answer_match" if weak else "annotated")

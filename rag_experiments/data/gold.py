@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from rag_experiments.contracts import Passage, Question
 from rag_experiments.functional.text import (
-    LABEL_WORDS,
     contains_answer,
-    normalize_answer,
+    is_label,
     search_forms,
     strip_article,
 )
@@ -31,7 +30,7 @@ def match_answers(
     forms: dict[str, list[list[str]]] = {}
     for question in questions:
         for answer in question.answers:
-            if answer not in forms and normalize_answer(answer) not in LABEL_WORDS:
+            if answer not in forms and not is_label(answer):
                 forms[answer] = [strip_article(form.split()) for form in search_forms(answer)]
                 wanted.update(word for form in forms[answer] for word in form)
 

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_experiments.functional.text import (
-    LABEL_WORDS,
     contains_answer,
+    is_label,
     normalize_answer,
     tokenize,
 )
@@ -139,7 +139,7 @@ def find_form(prediction: str, answers: Sequence[str], labels: Sequence[str] = (
 
 
 def _stands_in(prediction: str, answer: str) -> bool:
-    if normalize_answer(answer) in LABEL_WORDS:
+    if is_label(answer):
         # "No, it is not" says no; "there is no doubt that it is" does not.
         return tokenize(prediction)[:1] == [normalize_answer(answer)]
     return contains_answer(prediction, answer)

@@ -62,6 +62,11 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text).split())
 
 
+def is_label(answer: str) -> bool:
+    """Whether an answer is a class and no words to look for in a passage."""
+    return normalize_answer(answer) in LABEL_WORDS
+
+
 def tokenize(text: str) -> list[str]:
     """Return the words of the normalized text: the tokens of word-level metrics."""
     return normalize_answer(text).split()
