@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from test_mlflow_ui import CHROMIUM, DRIVER, FLAGS
+from test_mlflow_ui import CHROMIUM, DRIVER, browser  # noqa: F401
 from test_report import composer, swept, write_run  # noqa: F401
 
 from rag_experiments.report import runs, writing
@@ -34,19 +32,6 @@ return found;
 """
 
 LOADED = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path}/profile"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
 
 
 def test_the_page_in_a_browser(swept, browser, tmp_path):  # noqa: F811
