@@ -78,25 +78,25 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Tensor,
-        past_key_values: PassageCache,
+        cache: PassageCache,
         attention_mask: Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        answers = len(past_key_values.slots)
-        if past_key_values.length == 0:
+        answers = len(cache.slots)
+        if cache.length == 0:
             # There is only the placeholder yet: the prompts were read before. Beams and samples
             # of one question start from the same rows.
             beams = len(input_ids) // answers
-            past_key_values.select(
+            cache.select(
                 torch.arange(answers, device=input_ids.device).repeat_interleave(beams)
             )
         else:
-            slots = past_key_values.slots
+            slots = cache.slots
             tokens = input_ids[:, -1:].expand_as(slots)[slots >= 0]
-            past_key_values.state.step(tokens)
-        past_key_values.length += 1
-        logits = past_key_values.next_log_probs()[:, None]
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+            cache.state.step(tokens)
+        cache.length += 1
+        logits = cache.next_log_probs()[:, None]
+        return CausalLMOutputWithPast(logits=logits, cache=cache)
 
 
 def decode_answers(
@@ -128,6 +128,6 @@ def decode_answers(
         start,
         generation_config=config,
         attention_mask=torch.ones_like(start),
-        past_key_values=PassageCache(state, slots, log_prior),
+        cache=PassageCache(state, slots, log_prior),
     )
     return ids[:, 1:]

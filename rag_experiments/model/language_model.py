@@ -170,7 +170,7 @@ class CausalLanguageModel(LanguageModel):
             logits_to_keep=1,
             use_cache=True,
         )
-        return _CausalState(self, output.logits[:, -1], output.past_key_values, prompt_mask)
+        return _CausalState(self, output.logits[:, -1], output.cache, prompt_mask)
 
 
 class _CausalState(DecodingState):
@@ -182,10 +182,10 @@ class _CausalState(DecodingState):
             input_ids=tokens,
             attention_mask=self.mask.long(),
             position_ids=before + steps,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
         )
-        self.cache = output.past_key_values
+        self.cache = output.cache
         return output.logits
 
 
@@ -244,7 +244,7 @@ class EncoderDecoderModel(LanguageModel):
             decoder_input_ids=torch.full_like(mask[:, :1], self.start_id, dtype=torch.long),
             use_cache=True,
         )
-        return _EncoderDecoderState(self, output.logits[:, -1], output.past_key_values, mask)
+        return _EncoderDecoderState(self, output.logits[:, -1], output.cache, mask)
 
 
 class _EncoderDecoderState(DecodingState):
@@ -257,10 +257,10 @@ class _EncoderDecoderState(DecodingState):
             encoder_outputs=BaseModelOutput(last_hidden_state=unread),
             attention_mask=self.mask.long(),
             decoder_input_ids=tokens,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
         )
-        self.cache = output.past_key_values
+        self.cache = output.cache
         return output.logits
 
 
