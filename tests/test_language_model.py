@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.model import language_model
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.language_model import (
     load_language_model,
@@ -165,6 +166,23 @@ def test_prompts_padded_on_the_left_equal_rows_padded_on_the_right(kind, dtype):
         for own, p, a in zip(whole, PROMPTS, ANSWERS, strict=True)
     ]
     assert widest_error(actual, expected) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("kind", ["llama", *OTHERS])
+def test_prompts_read_in_parts_equal_prompts_read_together(kind, monkeypatch):
+    model = wrap(make_any(kind).float())
+    ids, mask, answers, _ = batch(model, [0, 1, 2, 3])
+    states = []
+    with torch.no_grad():
+        for tokens in (10_000, 2 * ids.shape[1], 1):
+            monkeypatch.setattr(language_model, "READ_AT_ONCE", tokens)
+            state = model.start(ids, mask)
+            state.step(answers[:, 0])
+            states.append((state.next_logits, state.score(answers), state.cache.get_seq_length()))
+    for logits, scores, length in states[1:]:
+        assert float((logits - states[0][0]).abs().max()) < 1e-5
+        assert float((scores - states[0][1]).abs().max()) < 1e-5
+        assert length == states[0][2]
 
 
 def test_a_score_copies_no_cache_and_leaves_the_state():
@@ -330,6 +348,29 @@ def test_adapters_alone_are_saved_and_come_back(kind, runtime, tmp_path):
     assert torch.equal(log_probs(again), expected)
     assert [n for n, p in again.network.named_parameters() if p.requires_grad] == trained
     assert load_tokenizer(tmp_path).get_vocab() == model.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_left_out_as_long_as_they_change_nothing(kind, runtime):
+    model = load_language_model(make_option(kind, Lora(rank=4)), runtime)
+    trained = [n for n, p in model.network.named_parameters() if p.requires_grad]
+    used = []
+    name, first = next((n, m) for n, m in model.network.named_modules() if n.endswith("lora_A"))
+    assert name
+    first["default"].register_forward_hook(lambda *_: used.append(True))
+    expected = log_probs(model)
+    assert used
+    used.clear()
+    with model.without_idle_adapters():
+        assert torch.equal(log_probs(model), expected)
+    assert not used
+    assert [n for n, p in model.network.named_parameters() if p.requires_grad] == trained
+    move_weights(model)
+    expected = log_probs(model)
+    used.clear()
+    with model.without_idle_adapters():
+        assert torch.equal(log_probs(model), expected)
+    assert used
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -260,11 +260,15 @@ class RagModel(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradient, no dropout, the precision of the run."""
+        """No gradient, no dropout, no work without effect, the precision of the run."""
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), self.generator.autocast():
+            with (
+                self.generator.without_idle_adapters(),
+                torch.inference_mode(),
+                self.generator.autocast(),
+            ):
                 yield
         finally:
             self.train(was_training)
