@@ -103,8 +103,10 @@ def test_full_papers_have_their_sections_in_order_and_abstracts_are_one_paragrap
         assert all(len(p.split()) >= 8 for p in paragraphs if p not in HEADINGS), paper["id"]
 
 
-def test_half_of_the_papers_have_two_references_of_their_own_wording(papers):
+def test_held_out_papers_have_two_references_of_their_own_wording(splits, papers):
     assert {len(paper["summaries"]) for paper in papers} == {1, 2}
+    for paper in splits["validation"] + splits["test"]:
+        assert len(paper["summaries"]) == 2, paper["id"]
     pairs = [paper["summaries"] for paper in papers if len(paper["summaries"]) == 2]
     assert len(pairs) >= len(papers) / 2
     for first, second in pairs:
