@@ -87,9 +87,7 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
             # There is only the placeholder yet: the prompts were read before. Beams and samples
             # of one question start from the same rows.
             beams = len(input_ids) // answers
-            cache.select(
-                torch.arange(answers, device=input_ids.device).repeat_interleave(beams)
-            )
+            cache.select(torch.arange(answers, device=input_ids.device).repeat_interleave(beams))
         else:
             slots = cache.slots
             tokens = input_ids[:, -1:].expand_as(slots)[slots >= 0]
