@@ -5,49 +5,36 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import coverage, diagnosis, memory, processes, reproducibility, sweep
+from rag_experiments import memory, processes, reproducibility, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
     Hit,
-    Metric,
-    Prediction,
     PreparedData,
     Question,
     Runtime,
     Training,
     UserError,
 )
-from rag_experiments.data.fingerprint import fingerprint
-from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
-from rag_experiments.pipeline import RagPipeline, mean_entropy
-from rag_experiments.references import metrics_of_answers, predict_references
-from rag_experiments.summary import print_errors, print_references, print_summary
+from rag_experiments.pipeline import RagPipeline
+from rag_experiments.results import Results
+from rag_experiments.summary import print_place
+from rag_experiments.timing import Timer
 from rag_experiments.tracking import Off, Recorder, masked
-from rag_experiments.variation import add_rewordings, add_samples, reword_question
+from rag_experiments.variation import reword_question
 
 log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
 """File of a run's training curves: one line for each step that was logged."""
-
-GOLD_NOTES = {
-    "annotated": "",
-    "answer_match": "gold passages are not annotated: those that contain an accepted answer "
-    "stand in, in every figure of retrieval",
-    "none": "no gold passages are known: figures of retrieval are not defined",
-}
 
 
 def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
@@ -106,15 +93,8 @@ def _run(
     with timer.stage("data"), processes.first_before_others():
         data = config.data.load(runtime)
         check_data(config, data, runtime)
-        sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
-        sizes["passages"] = len(data.passages)
-        log.info("data: %s", ", ".join(f"{count} {name}" for name, count in sizes.items()))
-        recorder.log_data(type(config.data).__name__, fingerprint(data), sizes)
-        recorder.tag("gold_source", data.gold)
-        notes = "".join(f"{note}\n" for note in (*data.notes, GOLD_NOTES[data.gold]) if note)
-        if processes.is_first():
-            (output_dir / "notes.txt").write_text(notes, encoding="utf-8")
-        recorder.log_text(notes, "notes.txt")
+        results = Results(config, data, output_dir, recorder, timer)
+        results.describe_data(write=processes.is_first())
 
     with timer.stage("retrieval"):
         reproducibility.seed_everything(config.seed)
@@ -139,22 +119,11 @@ def _run(
             blind = [replace(question, passage_ids=()) for question in data.test]
             pipeline.fit_temperature(blind, test_hits, name="test")
 
-    evaluations: dict[str, Evaluation] = {}
-    metrics = list(config.metrics.values())
-
-    def evaluate(
-        stage: str, predictions: list[Prediction], metrics: Sequence[Metric] = metrics
-    ) -> None:
-        evaluations[stage] = evaluate_predictions(metrics, predictions, config.seed)
-        rows = table_rows(predictions, evaluations[stage], data.gold)
-        write_rows(output_dir / f"predictions_{stage}.jsonl", rows)
-        recorder.log_predictions(rows, f"predictions_{stage}")
-
     if processes.is_first():
         with timer.stage("untrained"):
             predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
             if config.trainer.trains:  # else this is the final model, evaluated below
-                evaluate("untrained", predictions)
+                results.score("untrained", predictions)
             truncated = model.prompts.cut
 
     if config.trainer.trains:
@@ -186,69 +155,11 @@ def _run(
 
     # After saving: what was trained is safe, whatever becomes of the figures about it.
     final = "trained" if config.trainer.trains else "untrained"
-    with timer.stage("evaluation"):
-        varied = vary(config, pipeline, data.test, test_hits, predictions)
-        evaluate(final, varied)
-
-    labels = config.task.labels
-    references: dict[str, list[Prediction]] = {}
-    with timer.stage("references"):
-        located = coverage.locate_answers(data)
-        gold = diagnosis.find_gold(data, located, labels)
-        if config.test.references:
-            references = predict_references(pipeline, data.test, predictions, gold)
-        for condition, found in references.items():
-            evaluate(condition, found, metrics_of_answers(metrics))
-
-    with timer.stage("diagnosis"):
-        explained = diagnosis.explain(predictions, references, gold, labels)
-        errors = diagnosis.summarize(explained, labels)
-        covered = coverage.measure_coverage(data, predictions, located, labels)
-        write_rows(output_dir / "errors.jsonl", explained)
-        for name, content in (("errors", errors), ("coverage", covered)):
-            diagnosis.write_json(output_dir / f"{name}.json", content)
-            recorder.log_text((output_dir / f"{name}.json").read_text("utf-8"), f"{name}.json")
-        recorder.log_predictions(explained, "errors_by_question")
-        recorder.log_metrics({f"errors/{name}": n for name, n in errors["bins"].items()})
-        recorder.log_metrics(coverage.list_shares(covered))
-
-    for stage, evaluation in evaluations.items():
-        # The last model's figures share one name in all runs, trained or not: they compare.
-        recorder.log_metrics(flatten(evaluation, "test" if stage == final else stage))
-    recorder.log_metrics(
-        {
-            "retrieval/temperature": pipeline.temperature,
-            "retrieval/prior_entropy": mean_entropy(predictions),
-            "truncated_prompts": float(truncated),
-            **{f"seconds/{stage}": seconds for stage, seconds in timer.seconds.items()},
-        }
-    )
-    if truncated:
-        log.info("%d prompts of the final test had their passages cut to fit", truncated)
-    write_metrics(output_dir / "metrics.json", evaluations, timer, data.gold, sizes)
-    runs_own = {s: e for s, e in evaluations.items() if s in ("untrained", "trained")}
-    print_summary(runs_own, predictions, GOLD_NOTES[data.gold])
-    if references:
-        print_references(evaluations, final, config.task.objective)
-    print_errors(errors["bins"], covered)
-    print(f"\nsaved in {output_dir}")
+    objective = results.conclude(final, pipeline, test_hits, predictions, truncated, job.overrides)
     print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
-    if recorder.url:
-        if recorder.ui_command:
-            print(f"look at the run with:  {recorder.ui_command}")
-        print(f"  {recorder.url}")
+    print_place(recorder)
     log.info("time: %s", timer)
-
-    def outcome(stage: str) -> sweep.Score | None:
-        if stage not in evaluations:
-            return None
-        estimate = evaluations[stage].estimates[config.task.objective]
-        return sweep.Score(estimate.value, estimate.low, estimate.high)
-
-    sweep.Outcome(
-        config.task.objective, outcome("untrained"), outcome("trained"), overrides=job.overrides
-    ).write(output_dir)
-    return processes.share(evaluations[final].estimates[config.task.objective].value)
+    return processes.share(objective)
 
 
 def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
@@ -289,23 +200,6 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
         problems += [f"retriever.{line}" for line in found]
     if problems:
         raise UserError(problems)
-
-
-def vary(
-    config: Run,
-    pipeline: RagPipeline,
-    questions: Sequence[Question],
-    hits: Sequence[Sequence[Hit]],
-    predictions: list[Prediction],
-) -> list[Prediction]:
-    """Predictions with the answers to their questions put again, as the configuration asks."""
-    if config.test.samples:
-        predictions = add_samples(
-            predictions, pipeline, questions, hits, config.test.samples, config.seed
-        )
-    if config.test.rewordings:
-        predictions = add_rewordings(predictions, pipeline, questions)
-    return predictions
 
 
 def train(
@@ -374,81 +268,3 @@ def score(
     predictions = pipeline.predict(questions, hits, progress="validation")
     scores = {metric.name: metric.aggregate(predictions) for metric in config.metrics.values()}
     return {name: value for name, value in scores.items() if not math.isnan(value)}
-
-
-class Timer:
-    """Seconds that each stage of a run took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        memory.release()  # or the peaks of all stages would add up
-        self.seconds[name] = time.perf_counter() - start
-
-    def __str__(self) -> str:
-        stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
-        return f"{sum(self.seconds.values()):.0f} s ({stages})"
-
-
-def flatten(evaluation: Evaluation, prefix: str) -> dict[str, float]:
-    """Estimates as metrics of the tracking store: value, and the ends of its interval."""
-    flat: dict[str, float] = {}
-    for name, estimate in evaluation.estimates.items():
-        if estimate.n:
-            flat[f"{prefix}/{name}"] = estimate.value
-            flat[f"{prefix}/{name}_low"] = estimate.low
-            flat[f"{prefix}/{name}_high"] = estimate.high
-    return flat
-
-
-def table_rows(
-    predictions: Sequence[Prediction], evaluation: Evaluation, gold: str
-) -> list[dict[str, Any]]:
-    """One row for each prediction: what was asked, retrieved and answered, and its scores.
-
-    `gold` is where gold passages come from, as in `PreparedData`.
-    """
-    return [
-        {
-            **asdict(prediction),
-            "gold_source": gold,
-            **{name: scores[prediction.id] for name, scores in evaluation.scores.items()},
-        }
-        for prediction in predictions
-    ]
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON line for each row."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_metrics(
-    path: Path,
-    evaluations: dict[str, Evaluation],
-    timer: Timer,
-    gold: str,
-    sizes: dict[str, int],
-) -> None:
-    """Write all estimates, their intervals, where gold comes from, the sizes of the data and
-    the stages' seconds."""
-
-    def numbers(estimate: Estimate) -> dict[str, float | None]:
-        return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
-
-    content = {
-        **{
-            stage: {name: numbers(value) for name, value in evaluation.estimates.items()}
-            for stage, evaluation in evaluations.items()
-        },
-        "gold_source": gold,
-        "sizes": sizes,
-        "seconds": timer.seconds,
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from rag_experiments.functional.attribution import BINS
 
 if TYPE_CHECKING:
     from rag_experiments.metrics.evaluation import Estimate, Evaluation
+    from rag_experiments.tracking import Recorder
 
 EXAMPLES = 5
 
@@ -95,6 +96,14 @@ def print_errors(bins: Mapping[str, int], coverage: Mapping[str, Mapping[str, An
         f"of {leakage['test']} test questions {leakage['near_questions']} are nearly the same as "
         f"a training question, {leakage['shared_gold']} share a gold passage with one"
     )
+
+
+def print_place(recorder: Recorder) -> None:
+    """Say how a recorded run is looked at."""
+    if recorder.url:
+        if recorder.ui_command:
+            print(f"look at the run with:  {recorder.ui_command}")
+        print(f"  {recorder.url}")
 
 
 def _show(estimate: Estimate) -> str:
