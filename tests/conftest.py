@@ -1,10 +1,11 @@
-"""Rules for the whole suite: what may be skipped in CI, and a clean Hydra for every test."""
+"""Rules for the whole suite: its processes, what may be skipped in CI, a clean Hydra."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,30 @@ def _no_hydra_left_over() -> Iterator[None]:
     HydraConfig.instance().cfg = None
 
 
+@pytest.fixture(scope="session")
+def lay_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Put an empty MLflow store at a path: its tables, which take seconds, are made once and
+    copied. That a run makes its own is left to the first of the smoke experiment."""
+    made = tmp_path_factory.mktemp("store") / "mlflow.db"
+
+    def lay(path: Path) -> None:
+        if not made.exists():
+            from rag_experiments.tracking import Mlflow
+
+            Mlflow(uri=f"sqlite:///{made}")._client().search_experiments()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made, path)
+
+    return lay
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers that each take all cores wait for one another in every matrix product.
+    workers = getattr(config.option, "numprocesses", None)
+    if workers:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         _skipped.append((report.nodeid, _reason(report.longrepr)))
@@ -35,7 +60,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    # A test that is skipped by mistake looks like one that passed.
+    # A test that is skipped by mistake looks like one that passed. Reports of the workers reach
+    # the process that started them, whose exit code counts.
     if os.environ.get("CI") == "true" and unexpected_skips(_skipped, _patterns()):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -13,38 +13,49 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+SUITE = {
+    "test_one.py": """
+import os
+import pytest
+@pytest.mark.parametrize('x', ['a', 'b'])
+def test_skipped(x): pytest.skip('alone')
+def test_passes(): print('THREADS', os.environ.get('OMP_NUM_THREADS'))
+""",
+    "test_two.py": "import pytest\npytest.importorskip('no_such_package')\n",
+}
+
+
 @pytest.mark.parametrize(
-    ("allowed", "ci", "code"),
+    ("workers", "ci", "allowed", "named"),
     [
-        ("", "", 0),
-        ("", "true", 1),
-        ("tests/test_x.py::test_skipped[a]  # needs a friend\n", "true", 1),
-        ("tests/test_x.py::test_skipped*  # needs a friend\n", "true", 0),
+        ("0", "", [], []),
+        ("0", "true", ["test_two.py"], ["test_one.py::test_skipped[a]", "[b]"]),
+        ("2", "true", ["test_one.py::test_skipped[a]"], ["test_one.py::test_skipped[b]", "two"]),
+        ("2", "true", ["test_one.py::test_skipped*", "test_two.py"], []),
     ],
 )
-def test_a_skip_in_ci_needs_a_reason_on_the_list(tmp_path, allowed, ci, code):
+def test_a_skip_in_ci_needs_a_reason_on_the_list(tmp_path, workers, ci, allowed, named):
+    """In one process and in several: each is named once, and decides on the exit code."""
     (tmp_path / "tests").mkdir()
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
-    (tmp_path / ".ci" / "allowed_skips.txt").write_text(f"# comment\n{allowed}")
-    (tmp_path / "tests" / "test_x.py").write_text(
-        "import pytest\n"
-        "@pytest.mark.parametrize('x', ['a', 'b'])\n"
-        "def test_skipped(x): pytest.skip('alone')\n"
-        "def test_passes(): pass\n"
-    )
+    for name, text in SUITE.items():
+        (tmp_path / "tests" / name).write_text(text)
+    lines = ["# comment", *(f"tests/{name}  # needs a friend" for name in allowed)]
+    (tmp_path / ".ci" / "allowed_skips.txt").write_text("\n".join(lines))
+    environment = {**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment.pop("OMP_NUM_THREADS", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-rP", "-p", "xdist", "-n", workers, "tests"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
-        cwd=tmp_path,
-        env={**os.environ, "CI": ci},
-        capture_output=True,
-        text=True,
-        timeout=120,
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == code, done.stdout
-    assert ("NOT IN allowed_skips.txt: tests/test_x.py::test_skipped[" in done.stdout) == (
-        code == 1
-    )
+    assert done.returncode == (1 if named else 0), done.stdout
+    found = [line for line in done.stdout.splitlines() if "NOT IN allowed_skips.txt" in line]
+    assert len(found) == len(named), done.stdout
+    assert all(any(part in line for line in found) for part in named), found
+    assert done.stdout.splitlines()[-1].startswith("1 passed, 3 skipped in ")
+    share = str(max(1, (os.cpu_count() or 1) // 2)) if workers == "2" else "None"
+    assert f"THREADS {share}\n" in done.stdout  # the workers divide the cores
 
 
 def test_the_readme_has_the_command_that_ci_runs():

@@ -52,9 +52,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(tmp_path_factory: pytest.TempPathFactory, lay_store) -> Path:
     """A folder in which the main command ran a sweep of two runs, and one run outside of it."""
     folder = tmp_path_factory.mktemp("sweep")
+    lay_store(folder / "outputs" / "mlflow.db")
     smoke = [sys.executable, "-m", "rag_experiments", "+experiment=smoke", "trainer=supervised"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)

@@ -370,7 +370,9 @@ def test_gold_passages_of_corrections_have_the_ids_of_the_data(tmp_path):
     assert sheet.read_key(tmp_path / "weak").items["1"]["passage_ids"] == []
 
 
-def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, capsys, monkeypatch):
+def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(
+    runs, folder, capsys, monkeypatch, lay_store
+):
     import mlflow
     from mlflow import MlflowClient
     from mlflow.entities import AssessmentSource
@@ -378,6 +380,7 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(runs, folder, c
     from rag_experiments.tracking import Mlflow
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    lay_store(runs[0].parent / "mlflow.db")
     uri = f"sqlite:///{runs[0].parent}/mlflow.db"
     store = Mlflow(uri=uri)
     for run in runs:

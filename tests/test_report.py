@@ -573,9 +573,10 @@ def test_a_metric_that_a_run_lacks_is_refused(composer, tmp_path):
 
 
 def test_a_report_is_an_artifact_of_each_run_and_its_tag_finds_them(
-    composer, tmp_path, monkeypatch
+    composer, tmp_path, monkeypatch, lay_store
 ):
     monkeypatch.chdir(tmp_path)
+    lay_store(tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     store = tracking.Mlflow(uri=uri)
     ids = []

@@ -27,9 +27,10 @@ LINE = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, lay_store):
     """Where a sweep of two tiny runs has been."""
     folder = tmp_path_factory.mktemp("sweep")
+    lay_store(folder / "outputs" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -85,7 +85,8 @@ def test_a_saved_run_answers_as_it_did(first, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_model_goes_through_every_stage(tmp_path):
+def test_every_model_goes_through_every_stage(tmp_path, lay_store):
+    lay_store(tmp_path / "outputs" / "mlflow.db")
     start(
         tmp_path,
         "-m",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -35,19 +34,10 @@ def raw(**changes: Any) -> Any:
     )
 
 
-@pytest.fixture(scope="session")
-def tables(tmp_path_factory) -> Path:
-    """An empty store: creating its tables takes seconds, so it is done once and copied."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.Mlflow(uri=f"sqlite:///{path}")._client().search_experiments()
-    return path
-
-
 @pytest.fixture
-def client(tables, tmp_path, monkeypatch):
+def client(lay_store, tmp_path, monkeypatch):
     """A store of this test's own, and a client that reads it."""
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(tables, tmp_path / "outputs" / "mlflow.db")
+    lay_store(tmp_path / "outputs" / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tracking.Mlflow()._client()

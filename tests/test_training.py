@@ -94,8 +94,9 @@ def test_checkpoints_are_gone_after_training(make_training):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_run(tmp_path):
+def test_two_processes_train_as_one_run(tmp_path, lay_store):
     """Joint training, whose query encoder both processes have to move alike."""
+    lay_store(tmp_path / "outputs" / "mlflow.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
