@@ -127,7 +127,10 @@ class Results:
         self._print(stage, predictions, bool(references), errors, covered)
         objective = self.config.task.objective
         sweep.Outcome(
-            objective, self._outcome("untrained"), self._outcome("trained"), tuple(overrides)
+            objective,
+            self._outcome("untrained"),
+            self._outcome("trained"),
+            overrides=tuple(overrides),
         ).write(self.folder)
         return self.evaluations[stage].estimates[objective].value
 
