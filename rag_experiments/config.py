@@ -426,6 +426,11 @@ def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[s
             f"test.samples: {test.samples}, but task={task.name} takes the likeliest label, so "
             "there is nothing to draw; set test.samples=0"
         )
+    if test.rewordings and getattr(task, "records", "questions") == "documents":
+        problems.append(
+            f"test.rewordings: true, but task={task.name} asks no question that could be put in "
+            "other words; set test.rewordings=false"
+        )
     for key, metric in metrics.items():
         inputs: tuple[str | None, ...] = getattr(metric, "inputs", ())
         if "samples" in inputs and not test.samples:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,11 +57,20 @@ class Passage:
     id: str
     title: str
     text: str
+    summary: str = ""
+    """Of a document that is shown as an example of how documents are summarized; else empty."""
+    position: int = field(default=0, compare=False)
+    """Place in the knowledge source, where the passages of a document follow each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its accepted answers and, where they are known, its gold passages."""
+    """A question with its accepted answers and, where they are known, its gold passages.
+
+    It may also ask for the summary of a document: then `question` is the document's title (where
+    it has none, its first sentence), `answers` are its reference summaries, and the fields that
+    follow `group` say what is read of it.
+    """
 
     id: str
     question: str
@@ -69,6 +78,24 @@ class Question:
     passage_ids: tuple[str, ...] = ()
     group: str = ""
     """A named part of a split that is also scored by itself, e.g. `seen_passage`."""
+    document: str = ""
+    """The whole text that is to be summarized; empty: it asks a question."""
+    words: int = 0
+    """Length of the summary that is asked for; 0: none is named."""
+    within: str = ""
+    """Id of the document whose passages alone may be retrieved; empty: all. Where it is given, the
+    document is read through its passages; a document without it stands whole in the prompt."""
+    without: str = ""
+    """Id of the document whose passages may not be retrieved; empty: all may."""
+
+    @property
+    def query(self) -> str:
+        """What is searched with: the question, or a whole document that others are like."""
+        if not self.document or self.within:
+            return self.question
+        if self.document.startswith(self.question):
+            return self.document
+        return f"{self.question} {self.document}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +146,10 @@ class Prediction:
     """p(z|x) of each retrieved passage."""
     posterior: tuple[float, ...] = ()
     """p(z|x, y) of each retrieved passage, given the predicted answer (empty: not defined)."""
+    document: str = ""
+    """The whole text that was to be summarized; empty: a question was asked."""
+    words: int = 0
+    """Length of the summary that was asked for; 0: none was named."""
     gold_passage_ids: tuple[str, ...] = ()
     label_scores: dict[str, float] = field(default_factory=dict)
     """Probability of each label, for tasks that have labels."""
@@ -137,7 +168,8 @@ class PreparedData:
     """The questions of each split and the passages, after every step of preparation."""
 
     passages: Dataset
-    """Columns `id`, `title`, `text`, `document_id` (all strings; ids unique)."""
+    """Columns `id`, `title`, `text`, `document_id` (all strings; ids unique), and `summary` where
+    passages are examples of documents with their summaries."""
     train: tuple[Question, ...]
     validation: tuple[Question, ...]
     test: tuple[Question, ...]
@@ -170,6 +202,9 @@ class Task(Protocol):
     """An option of the group `task`."""
 
     name: str
+    records: Literal["questions", "documents"]
+    """What it is about: questions with answers, which are right or wrong, or documents with
+    summaries, which are more or less like a reference."""
     objective: str
     """Name of the metric that early stopping and the best checkpoint follow."""
     labels: tuple[str, ...]
@@ -182,7 +217,7 @@ class Task(Protocol):
         """System message for chat models; empty for none."""
         ...
 
-    def render(self, question: str, passages: Sequence[Passage]) -> str:
+    def render(self, question: Question, passages: Sequence[Passage]) -> str:
         """Prompt of a question and the passages shown with it (none: closed book)."""
         ...
 
@@ -207,6 +242,7 @@ class Searcher(Protocol):
     ) -> list[list[Hit]]:
         """At most `top_k` hits for each question, best first; fewer where fewer match.
 
+        A question that names a document `within` or `without` keeps to it.
         `query_vectors` is `[questions, dimension]` float32, for retrievers that search by
         vector.
         """
@@ -265,8 +301,13 @@ class Model(Protocol):
         runtime: Runtime,
         *,
         encode_queries: bool = False,
+        passages: Dataset | None = None,
     ) -> list[str]:
-        """What the model could not read whole, one line each; loads no weights."""
+        """What the model could not read whole, one line each; loads no weights.
+
+        `passages` is the knowledge source; it counts where questions ask for summaries: what is
+        read of a document is read whole, as are the summaries of examples.
+        """
         ...
 
     def load(

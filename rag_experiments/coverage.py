@@ -2,8 +2,9 @@
 
 A run's folder holds `coverage.json` with three parts, each count beside what it is a part of:
 
-- `leakage` of train into test: `test` and `train` (questions), `repeated_questions` (the same
-  words), `near_questions` (words alike to at least `threshold`, the repeated included),
+- `leakage` of train into test: `test` and `train` (questions, or documents that are to be
+  summarized, which are compared by their whole text), `repeated_questions` (the same words),
+  `near_questions` (words alike to at least `threshold`, the repeated included),
   `shared_gold` of `with_gold` (a gold passage is one of a training question, too),
   `shared_answers` (an accepted answer is one of a training question; Lewis et al. 2021,
   https://aclanthology.org/2021.eacl-main.86), and `examples` to read: near questions are alike in
@@ -12,7 +13,8 @@ A run's folder holds `coverage.json` with three parts, each count beside what it
   titles aside), `examples`;
 - `answers`: `questions` whose answers are words to look for, `in_knowledge_source` and
   `in_passages` (an accepted answer stands in some passage, in one of those retrieved): what a
-  model can at most copy. An answer may stand in a passage about something else.
+  model can at most copy. An answer may stand in a passage about something else. Summaries are not
+  looked for.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ def locate_answers(data: PreparedData) -> dict[str, tuple[str, ...]]:
 
 def measure_leakage(test: Sequence[Question], train: Sequence[Question]) -> dict[str, Any]:
     """Return how much of the test questions training has seen."""
-    nearest = find_nearest([q.question for q in test], [q.question for q in train], THRESHOLD)
+    nearest = find_nearest(list(map(_text, test)), list(map(_text, train)), THRESHOLD)
     gold = {passage_id for question in train for passage_id in question.passage_ids}
     answers = {normalize_answer(answer) for question in train for answer in question.answers}
-    known = {normalize_answer(question.question) for question in train}
+    known = {normalize_answer(_text(question)) for question in train}
     examples: list[dict[str, Any]] = [
         {
             "id": question.id,
@@ -67,7 +69,7 @@ def measure_leakage(test: Sequence[Question], train: Sequence[Question]) -> dict
         "test": len(test),
         "train": len(train),
         "threshold": THRESHOLD,
-        "repeated_questions": sum(normalize_answer(q.question) in known for q in test),
+        "repeated_questions": sum(normalize_answer(_text(q)) in known for q in test),
         "near_questions": len(examples),
         "with_gold": sum(bool(q.passage_ids) for q in test),
         "shared_gold": sum(not gold.isdisjoint(q.passage_ids) for q in test),
@@ -92,7 +94,11 @@ def measure_answers(
     labels: Sequence[str] = (),
 ) -> dict[str, int]:
     """Return for how many questions an accepted answer stands in a passage."""
-    wanted = {p.id: _words(p.answers) for p in predictions if not labels and _words(p.answers)}
+    wanted = {
+        p.id: _words(p.answers)
+        for p in predictions
+        if not labels and not p.document and _words(p.answers)
+    }
     return {
         "questions": len(wanted),
         "in_knowledge_source": sum(bool(located[name]) for name in wanted),
@@ -101,6 +107,10 @@ def measure_answers(
             for p in predictions
         ),
     }
+
+
+def _text(question: Question) -> str:
+    return question.document or question.question
 
 
 def _words(answers: Sequence[str]) -> list[str]:

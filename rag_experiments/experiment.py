@@ -21,6 +21,7 @@ from rag_experiments.contracts import (
     PreparedData,
     Question,
     Runtime,
+    Task,
     Training,
     UserError,
 )
@@ -156,7 +157,8 @@ def _run(
     # After saving: what was trained is safe, whatever becomes of the figures about it.
     final = "trained" if config.trainer.trains else "untrained"
     objective = results.conclude(final, pipeline, test_hits, predictions, truncated, job.overrides)
-    print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
+    if config.task.records == "questions":
+        print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
     print_place(recorder)
     log.info("time: %s", timer)
     return processes.share(objective)
@@ -184,7 +186,7 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
         if metric.name == config.task.objective and not getattr(metric, "greater_is_better", True)
     ]
     questions = (*data.train, *data.validation, *data.test)
-    problems += config.task.data_problems(questions)
+    problems += find_foreign_records(config.task, questions) or config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
     if not problems:
         if config.test.rewordings:  # they are longer
@@ -195,11 +197,26 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
             config.retriever.top_k,
             runtime,
             encode_queries=config.retriever.uses_query_vectors,
+            passages=data.passages if config.task.records == "documents" else None,
         )
         found = config.retriever.question_problems(questions, runtime)
         problems += [f"retriever.{line}" for line in found]
     if problems:
         raise UserError(problems)
+
+
+def find_foreign_records(task: Task, questions: Sequence[Question]) -> list[str]:
+    """Say where a task of questions was given documents, or the other way round."""
+    kinds = {True: "documents with summaries", False: "questions with answers"}
+    wanted = task.records == "documents"
+    others = [question.id for question in questions if bool(question.document) != wanted]
+    if not others:
+        return []
+    return [
+        f"task: {task.name} is for {kinds[wanted]}, but {len(others)} of {len(questions)} records "
+        f"of the data (first: {others[0]!r}) are {kinds[not wanted]}; choose "
+        f"{'task=question_answering' if wanted else 'task=summarization'}, or other data"
+    ]
 
 
 def train(

@@ -69,7 +69,7 @@ class RagPipeline:
         """Hits of each question, best first; vectors are `[questions, dimension]`."""
         if query_vectors is None and self.retriever.uses_query_vectors:
             assert self.model.query_encoder is not None
-            query_vectors = self.model.query_encoder.encode([q.question for q in questions])
+            query_vectors = self.model.query_encoder.encode([q.query for q in questions])
         return self.searcher.search(questions, self.retriever.top_k, query_vectors)
 
     def fit_temperature(
@@ -132,8 +132,9 @@ class RagPipeline:
         ]
 
     def passage(self, passage_id: str) -> Passage:
-        row = self.passages[self._rows[passage_id]]
-        return Passage(row["id"], row["title"], row["text"])
+        position = self._rows[passage_id]
+        row = self.passages[position]
+        return Passage(row["id"], row["title"], row["text"], row.get("summary", ""), position)
 
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` of the index, for retrievers that search by vector."""
@@ -145,7 +146,12 @@ class RagPipeline:
     # -- answers -------------------------------------------------------------------------
 
     def ask(self, question: str) -> Prediction:
-        """Answer one question."""
+        """Answer one question; UserError where the run summarizes documents."""
+        if self.task.records != "questions":
+            raise UserError(
+                f"the run was trained for task={self.task.name}: it answers no questions, and what "
+                "it made of its test documents is in predictions_*.jsonl"
+            )
         return self.predict([Question("question", question)])[0]
 
     def predict(
@@ -169,12 +175,12 @@ class RagPipeline:
                 answers=question.answers,
                 group=question.group,
                 passage_ids=tuple(hit.passage_id for hit in found),
-                passages=tuple(
-                    f"{p.title}: {p.text}" if p.title else p.text for p in example.passages
-                ),
+                passages=tuple(map(_show, example.passages)),
                 retrieval_scores=tuple(hit.score for hit in found),
                 prior=tuple(math.exp(value) for value in example.log_prior),
                 posterior=answer.posterior,
+                document=question.document,
+                words=question.words,
                 gold_passage_ids=question.passage_ids,
                 label_scores=answer.label_scores,
                 # A later line that was cut is no part of an answer in the first.
@@ -266,6 +272,11 @@ class RagPipeline:
             folder=folder,
         )
         return cls(task, retriever, network, searcher, passages, facts["temperature"])
+
+
+def _show(passage: Passage) -> str:
+    text = f"{passage.title}: {passage.text}" if passage.title else passage.text
+    return f"{text}\nSummary: {passage.summary}" if passage.summary else text
 
 
 def mean_entropy(predictions: Sequence[Prediction]) -> float:

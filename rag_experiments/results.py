@@ -31,6 +31,10 @@ GOLD_NOTES = {
 }
 
 
+Bins = dict[str, int]
+"""Test questions in each bin of errors."""
+
+
 class Results:
     """The results of one run, in its folder and in tracking.
 
@@ -104,10 +108,13 @@ class Results:
             for condition, found in references.items():
                 self.score(condition, found, metrics_of_answers(self.metrics))
         with self.timer.stage("diagnosis"):
-            explained = diagnosis.explain(predictions, references, gold, labels)
-            errors = diagnosis.summarize(explained, labels)
             covered = coverage.measure_coverage(self.data, predictions, located, labels)
-            self._write_diagnosis(explained, errors, covered)
+            self._write_summary("coverage", covered)
+            self.recorder.log_metrics(coverage.list_shares(covered))
+            bins: Bins | None = None
+            if self.config.task.records == "questions":  # a summary is not right or wrong
+                explained = diagnosis.explain(predictions, references, gold, labels)
+                bins = self._write_errors(explained, diagnosis.summarize(explained, labels))
 
         for name, evaluation in self.evaluations.items():
             # The last model's figures share one name in all runs, trained or not: they compare.
@@ -124,7 +131,7 @@ class Results:
         if truncated:
             log.info("%d prompts of the final test had their passages cut to fit", truncated)
         self._write_metrics()
-        self._print(stage, predictions, bool(references), errors, covered)
+        self._print(stage, predictions, bool(references), bins, covered)
         objective = self.config.task.objective
         sweep.Outcome(
             objective,
@@ -134,17 +141,18 @@ class Results:
         ).write(self.folder)
         return self.evaluations[stage].estimates[objective].value
 
-    def _write_diagnosis(
-        self, explained: list[dict[str, Any]], errors: dict[str, Any], covered: dict[str, Any]
-    ) -> None:
+    def _write_errors(self, explained: list[dict[str, Any]], errors: dict[str, Any]) -> Bins:
         write_rows(self.folder / "errors.jsonl", explained)
-        for name, content in (("errors", errors), ("coverage", covered)):
-            file = self.folder / f"{name}.json"
-            diagnosis.write_json(file, content)
-            self.recorder.log_text(file.read_text("utf-8"), file.name)
         self.recorder.log_predictions(explained, "errors_by_question")
-        self.recorder.log_metrics({f"errors/{name}": n for name, n in errors["bins"].items()})
-        self.recorder.log_metrics(coverage.list_shares(covered))
+        self._write_summary("errors", errors)
+        bins: Bins = errors["bins"]
+        self.recorder.log_metrics({f"errors/{name}": n for name, n in bins.items()})
+        return bins
+
+    def _write_summary(self, name: str, content: dict[str, Any]) -> None:
+        file = self.folder / f"{name}.json"
+        diagnosis.write_json(file, content)
+        self.recorder.log_text(file.read_text("utf-8"), file.name)
 
     def _write_metrics(self) -> None:
         """Write all estimates, their intervals, where gold comes from, the sizes of the data and
@@ -170,14 +178,14 @@ class Results:
         stage: str,
         predictions: Sequence[Prediction],
         references: bool,
-        errors: dict[str, Any],
+        bins: Bins | None,
         covered: dict[str, Any],
     ) -> None:
         own = {s: e for s, e in self.evaluations.items() if s in ("untrained", "trained")}
         print_summary(own, predictions, GOLD_NOTES[self.data.gold])
         if references:
             print_references(self.evaluations, stage, self.config.task.objective)
-        print_errors(errors["bins"], covered)
+        print_errors(bins, covered)
         print(f"\nsaved in {self.folder}")
 
     def _outcome(self, stage: str) -> sweep.Score | None:

@@ -73,9 +73,19 @@ def print_references(evaluations: Mapping[str, Evaluation], final: str, objectiv
     console.print(table)
 
 
-def print_errors(bins: Mapping[str, int], coverage: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print how many test questions are in each bin, and what the data says about them."""
+def print_errors(bins: Mapping[str, int] | None, coverage: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print how many test questions are in each bin, and what the data says about them.
+
+    Summaries have no bins (None).
+    """
     console = Console() if sys.stdout.isatty() else Console(width=120)
+    leakage, answers = coverage["leakage"], coverage["answers"]
+    if bins is None:
+        console.print(
+            f"of {leakage['test']} test documents {leakage['near_questions']} are nearly the same "
+            "as a training document"
+        )
+        return
     total = sum(bins.values())
     table = Table(title="where the answers go wrong", title_justify="left")
     table.add_column("bin")
@@ -85,7 +95,6 @@ def print_errors(bins: Mapping[str, int], coverage: Mapping[str, Mapping[str, An
         if count:
             table.add_row(name, f"{count} ({count / total:.0%})", BINS[name])
     console.print(table)
-    leakage, answers = coverage["leakage"], coverage["answers"]
     if answers["questions"]:
         console.print(
             f"an accepted answer stands in the knowledge source for "

@@ -55,6 +55,7 @@ class Data(Option):
 
 class Task(Option):
     name: str = "qa"
+    records: str = "questions"
     objective: str = "f1"
     labels: tuple[str, ...] = ()
     max_answer_tokens: int = 8

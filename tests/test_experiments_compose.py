@@ -15,6 +15,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 CHECKPOINT = ["model.weights=org/rag", "retriever=dense", "retriever/encoder=dpr"]
 
+SUMMARIES = ["task=summarization", "data=folder", "data.path={folder}"]
+
 # What an option needs beside its own name to be legal: options that go together, and values
 # that only a user can give.
 COMPANIONS = {
@@ -34,6 +36,20 @@ COMPANIONS = {
     "retriever/encoder=tiny": ["retriever=dense", "model/query_encoder=tiny"],
     "retriever/encoder": ["retriever=dense"],
     "retriever/index": ["retriever=dense"],
+    "retriever=lead": SUMMARIES,
+    "data=bio_papers": ["task=summarization"],
+    "data=scitldr": ["task=summarization"],
+    "data=cochrane_plain": ["task=summarization"],
+    "data/columns=documents": ["data=files", "data.train={folder}/train.jsonl"],
+    "data/columns=questions": [
+        "data=files",
+        "data.train={folder}/train.jsonl",
+        "data.passages={folder}/passages.jsonl",
+    ],
+    "task=summarization": SUMMARIES,
+    "task/prompt=summary": SUMMARIES,
+    "task/prompt=summary_free": SUMMARIES,
+    "task/prompt=summary_plain": SUMMARIES,
     "task=yes_no": ["data=folder", "data.path={folder}"],
     "task/prompt=label": ["task=yes_no"],
 }
@@ -72,20 +88,27 @@ def test_every_option_composes_and_is_sound(option, folder, composer):
     composer.plan([option, *(line.format(folder=folder) for line in companions)])
 
 
-@pytest.mark.parametrize("task", ["question_answering", "yes_no"])
+LABEL_METRICS = {"accuracy", "macro_f1"}
+SUMMARY_METRICS = {"summary_length", "length_error", "grounded_in_document", "copied_2"}
+TEXT_METRICS = {"repetition", "coherence", "distinct_1", "distinct_2", "self_bleu"}
+SETS = {"question_answering", "yes_no", "summarization", "text_quality"}
+
+
+@pytest.mark.parametrize("task", ["question_answering", "yes_no", "summarization"])
 def test_every_metric_fits_a_task_and_composes_with_its_set(task, folder, composer):
-    labels = {"accuracy", "macro_f1", "yes_no"}
-    found = {path.stem for path in (CONF / "metrics").glob("*.yaml")}
-    others = {"question_answering", "yes_no"} - {task}
-    chosen = (found if task == "question_answering" else found & labels) - others
-    if task == "question_answering":
-        chosen -= labels
-    line = f"metrics=[{','.join([task, *sorted(chosen - {task})])}]"
+    found = {path.stem for path in (CONF / "metrics").glob("*.yaml")} - SETS
+    rouge = {name for name in found if name.startswith("rouge")}
+    chosen = {
+        "question_answering": (found - LABEL_METRICS - SUMMARY_METRICS) | {"text_quality"},
+        "yes_no": LABEL_METRICS,
+        "summarization": rouge | SUMMARY_METRICS | TEXT_METRICS,
+    }[task]
+    line = f"metrics=[{','.join([task, *sorted(chosen)])}]"
     lines = [f"task={task}", "data=folder", f"data.path={folder}", line]
     if task == "question_answering":
         lines += ["test.samples=2", "test.rewordings=true"]
     run = composer.plan(lines).jobs[0]
-    assert chosen - {task, "text_quality"} <= set(run.metrics)
+    assert chosen - {"text_quality"} <= set(run.metrics)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

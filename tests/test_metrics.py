@@ -36,6 +36,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 SETS = {
     "question_answering": "question_answering",
     "yes_no": "yes_no",
+    "summarization": "summarization",
     "text_quality": "question_answering",
 }
 """Options that are several metrics, and the task that they fit."""
@@ -268,12 +269,13 @@ def test_every_option_composes_and_fits_a_task():
             continue
         ((key, metric),) = made.items()
         assert key == name
-        assert metric.tasks <= {"question_answering", "yes_no"}
+        assert metric.tasks <= {"question_answering", "yes_no", "summarization"}
         assert metric.name.startswith(name)
         assert "@" not in metric.name
     assert options["question_answering"]["f1"].name == "f1"  # the objective is among them
     assert options["yes_no"]["accuracy"].name == "accuracy"
-    assert len({type(m) for made in options.values() for m in made.values()}) == 19
+    assert options["summarization"]["rougeL"].name == "rougeL"
+    assert len({type(m) for made in options.values() for m in made.values()}) == 22
 
 
 def test_metrics_are_chosen_and_added_on_the_command_line():
@@ -326,8 +328,8 @@ def test_metrics_as_evaluate_metrics_combine_offline(monkeypatch):
     texts = [p.prediction for p in corpus]
     of_answers = [m for m in singles if m.inputs[1] == "answers" and m.inputs[0] == "prediction"]
     of_text = [m for m in singles if m.inputs[1] is None]
-    assert len(of_answers) == 9
-    assert len(of_text) == 6
+    assert len(of_answers) == 13
+    assert len(of_text) == 7
     loaded = [metric.load() for metric in of_answers + of_text]
     assert all(isinstance(metric, evaluate.Metric) for metric in loaded)
     computed = evaluate.combine(loaded).compute(

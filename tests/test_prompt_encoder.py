@@ -1,12 +1,10 @@
 """Prompts that fit: the question stays whole, passages are cut, and what was cut is counted."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_experiments.contracts import Passage, Runtime, UserError
+from rag_experiments.contracts import Passage, Question, Runtime, UserError
 from rag_experiments.model.generator import Generator
 from rag_experiments.model.language_model import load_tokenizer
 from rag_experiments.model.prompt_encoder import SHORTEST_PASSAGE, PromptEncoder
@@ -42,6 +40,10 @@ def make_encoder(cache, kind="llama", limit=160, template=None, task=TASK, **fie
     return PromptEncoder(tokenizer, option, task)
 
 
+def ask(text):
+    return Question("id", text)
+
+
 def passage(title, text):
     return Passage("id", title, text)
 
@@ -53,7 +55,7 @@ def read(encoder, ids):
 @pytest.mark.parametrize("kind", KIND)
 def test_a_prompt_that_fits_is_the_written_one(cache, kind):
     encoder = make_encoder(cache, kind)
-    rows = [("why?", [passage("DNA", "It is long.")]), ("who?", [])]
+    rows = [(ask("why?"), [passage("DNA", "It is long.")]), (ask("who?"), [])]
     first, second = encoder.encode(rows)
     assert read(encoder, first) == ("Be brief.\n\nRead.\nDNA: It is long.\nQuestion: why?\nAnswer:")
     assert read(encoder, second) == "Be brief.\n\nQuestion: who?\nAnswer:"
@@ -68,12 +70,12 @@ def test_a_prompt_that_fits_is_the_written_one(cache, kind):
 
 def test_chat_models_read_their_template(cache):
     encoder = make_encoder(cache, template=TEMPLATE, chat_template_options={"suffix": "!"})
-    (ids,) = encoder.encode([("who?", [])])
+    (ids,) = encoder.encode([(ask("who?"), [])])
     assert encoder.tokenizer.decode(ids) == (
         "[system]Be brief.</s>[user]Question: who?\nAnswer:</s>[assistant]!"
     )
     plain = make_encoder(cache, template=TEMPLATE, chat=False)
-    assert "[user]" not in read(plain, plain.encode([("who?", [])])[0])
+    assert "[user]" not in read(plain, plain.encode([(ask("who?"), [])])[0])
 
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
@@ -89,8 +91,8 @@ def test_the_question_survives_and_the_limit_holds(cache, kind, template, questi
     """The tokens are bytes, so that cuts fall into the middle of characters as well."""
     encoder = make_encoder(cache, kind, limit=150, template=template)
     found = [passage(title, text) for title, text in passages]
-    written = encoder.write(question, found)
-    (ids,) = encoder.encode([(question, found)])
+    written = encoder.write(ask(question), found)
+    (ids,) = encoder.encode([(ask(question), found)])
     text = encoder.tokenizer.decode(ids)
     assert len(ids) <= 150
     assert f"Question: {question}\nAnswer:" in text
@@ -106,7 +108,7 @@ def test_the_question_survives_and_the_limit_holds(cache, kind, template, questi
 def test_the_longest_passages_are_cut_first(cache):
     encoder = make_encoder(cache, limit=140)
     short, long, longer = passage("a", "s" * 10), passage("b", "l" * 60), passage("c", "m" * 90)
-    (ids,) = encoder.encode([("why?", [short, long, longer])])
+    (ids,) = encoder.encode([(ask("why?"), [short, long, longer])])
     text = read(encoder, ids)
     assert "a: " + "s" * 10 + "\n" in text
     kept = text.count("l"), text.count("m")
@@ -119,9 +121,9 @@ def test_titles_are_cut_where_texts_are_gone(cache):
     """A passage is cut however long its title is: the check of questions counts no titles."""
     encoder = make_encoder(cache, limit=120)
     found = [passage("T" * 300, "text"), passage("U" * 200, "text")]
-    question = SimpleNamespace(id="q", question="why?")
+    question = ask("why?")
     assert encoder.problems([question], 2) == []
-    (ids,) = encoder.encode([("why?", found)])
+    (ids,) = encoder.encode([(ask("why?"), found)])
     text = read(encoder, ids)
     assert len(ids) <= 120
     assert "Question: why?\nAnswer:" in text
@@ -134,7 +136,7 @@ def test_titles_are_cut_where_texts_are_gone(cache):
 def test_a_question_that_cannot_fit_is_the_users_to_mend(cache, found):
     encoder = make_encoder(cache, limit=60)
     with pytest.raises(UserError, match=r"max_prompt_tokens is 60; raise it to at least \d+"):
-        encoder.encode([("w" * 80 + "?", found)])
+        encoder.encode([(ask("w" * 80 + "?"), found)])
 
 
 @pytest.mark.parametrize("passages", [0, 1, 3])
@@ -142,11 +144,11 @@ def test_questions_that_pass_the_check_can_be_cut_to_fit(cache, passages):
     """The check and the cut agree to the token."""
     for length in range(1, 151):
         encoder = make_encoder(cache, limit=150)
-        question = SimpleNamespace(id="q", question="w" * length)
+        question = ask("w" * length)
         found = [passage("T" * 50, "x" * 100)] * passages
         if encoder.problems([question], passages):
             break
-        assert len(encoder.encode([(question.question, found)])[0]) <= 150
+        assert len(encoder.encode([(question, found)])[0]) <= 150
     else:
         pytest.fail("no question was too long")
     room = make_encoder(cache, limit=150 + SHORTEST_PASSAGE)

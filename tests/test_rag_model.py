@@ -619,7 +619,7 @@ def test_batches_of_texts_hold_the_prompts_of_each_passage(name, kind, runtime):
         each = [(passage,) for passage in example.passages] or [()]
         shown = [example.passages] if name == "concat" else each
         ask = model.prompts.task.render
-        assert [texts[row] for row in rows] == [ask(example.question.question, s) for s in shown]
+        assert [texts[row] for row in rows] == [ask(example.question, s) for s in shown]
         assert slots[: len(rows)].tolist() == rows  # the present first
         assert (prior[len(rows) :] == -torch.inf).all()
         if name == "concat":

@@ -137,7 +137,9 @@ def make_vectors(n, dimension=32, seed=0):
 def build_dense(vectors, index):
     from rag_experiments.retriever.dense_search import DenseSearcher
 
-    return DenseSearcher.build([f"p{i}" for i in range(len(vectors))], vectors, index, "print")
+    ids = [f"p{i}" for i in range(len(vectors))]
+    passages = make_passages([(i, "", "") for i in ids])
+    return DenseSearcher.build(passages, vectors, index, "print")
 
 
 def test_flat_equals_sorting_all_scores():

@@ -15,7 +15,13 @@ from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.task.yes_no import YesNo
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+PROMPTS = {path.stem for path in (CONF / "task" / "prompt").glob("*.yaml")}
+SUMMARY_PROMPTS = {name for name in PROMPTS if name.startswith("summary")}
 PASSAGES = (Passage("1", "Taq", "Heat-stable enzyme."), Passage("2", "", "No title here."))
+
+
+def ask(text):
+    return Question("id", text)
 
 
 def prompt(**changes):
@@ -105,7 +111,7 @@ def test_question_answering():
     assert (task.name, task.objective, task.labels) == ("question_answering", "f1", ())
     assert task.max_answer_tokens == 24
     assert task.system == "Be brief."
-    assert task.render("Why?", PASSAGES[:1]) == "Taq: Heat-stable enzyme.\nQ: Why?"
+    assert task.render(ask("Why?"), PASSAGES[:1]) == "Taq: Heat-stable enzyme.\nQ: Why?"
     assert task.target(Question("1", "?", ("Taq", "Taq polymerase"))) == "Taq"
     assert task.parse("\n  Taq polymerase \nIt is stable.") == "Taq polymerase"
     assert task.parse(" \n ") == ""
@@ -194,7 +200,7 @@ def test_refuses_labels(labels, message):
 
 
 @pytest.mark.parametrize("task", ["question_answering", "yes_no"])
-@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "task" / "prompt").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(PROMPTS - SUMMARY_PROMPTS))
 def test_every_prompt_composes_with_its_task(task, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = [f"+task={task}", f"task/prompt={name}"]
@@ -206,13 +212,13 @@ def test_every_prompt_composes_with_its_task(task, name):
             instantiate(config.task, _convert_="all")
         return
     option = instantiate(config.task, _convert_="all")
-    rendered = option.render("Which enzyme?", PASSAGES)
+    rendered = option.render(ask("Which enzyme?"), PASSAGES)
     assert "Which enzyme?" in rendered
     assert all(p.text in rendered for p in PASSAGES)
     assert ": No title" not in rendered
-    assert "{" not in rendered + option.render("Which enzyme?") + option.system
+    assert "{" not in rendered + option.render(ask("Which enzyme?")) + option.system
     # Short: besides question and passages at most 45 words.
-    shown = " ".join([option.system, option.render("", [Passage("", "", "")])])
+    shown = " ".join([option.system, option.render(ask(""), [Passage("", "", "")])])
     assert len(shown.split()) <= 45
 
 
@@ -220,6 +226,6 @@ def test_default_prompts():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         qa = instantiate(compose(overrides=["+task=question_answering"]).task, _convert_="all")
         yes_no = instantiate(compose(overrides=["+task=yes_no"]).task, _convert_="all")
-    assert qa.render("Why?").endswith("Short answer:")
+    assert qa.render(ask("Why?")).endswith("Short answer:")
     assert yes_no.labels == ("yes", "no")
-    assert yes_no.render("Why?").endswith("Answer (yes or no):")
+    assert yes_no.render(ask("Why?")).endswith("Answer (yes or no):")

@@ -9,11 +9,17 @@ from typing import Any
 from rag_experiments.functional.sentences import Spans
 
 _WORD = re.compile(r"\S+")
+_PARAGRAPH = re.compile(r"\S.*?(?=\s*(?:\n[^\S\n]*\n|\Z))", re.DOTALL)
 
 
 def find_words(text: str) -> Spans:
     """Start and end of every word, that is of every stretch without white space."""
     return [match.span() for match in _WORD.finditer(text)]
+
+
+def find_paragraphs(text: str) -> Spans:
+    """Start and end of every paragraph: what stands between blank lines."""
+    return [match.span() for match in _PARAGRAPH.finditer(text)]
 
 
 def find_tokens(texts: Sequence[str], tokenizer: Any) -> list[Spans]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rag_experiments.contracts import Runtime
+from rag_experiments.data.documents import DocumentColumns
 from rag_experiments.data.problems import Problems
 from rag_experiments.data.records import QuestionColumns
 from rag_experiments.data.source import Source, Tables
@@ -28,7 +29,8 @@ class Files(Source):
     validation: str | None = None
     test: str | None = None
     passages: str | None = None
-    columns: QuestionColumns = QuestionColumns()
+    columns: QuestionColumns | DocumentColumns = QuestionColumns()
+    """Their kind says what the records are: questions, or documents with summaries."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     """Between the cells of a CSV file of questions."""
     list_separator: Annotated[str, Field(min_length=1)] = "|"
@@ -45,7 +47,8 @@ class Files(Source):
             problem = find_file_problem(Path(path).expanduser()) if path is not None else None
             if problem:
                 found.append(f"{name}: {problem}")
-        if self.passages is None and self.columns.context is None:
+        context = not isinstance(self.columns, QuestionColumns) or self.columns.context
+        if self.passages is None and context is None:
             found.append(
                 "passages: null; legal: a file or folder of passages, or null with "
                 "columns.context, the field of the questions that holds their passages"

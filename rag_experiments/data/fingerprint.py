@@ -19,7 +19,7 @@ def fingerprint(prepared: PreparedData) -> str:
     def add(value: object) -> None:
         digest.update(json.dumps(value, ensure_ascii=True).encode() + b"\n")
 
-    columns = ("id", "title", "text", "document_id")
+    columns = prepared.passages.column_names
     add(["passages", len(prepared.passages)])
     # Whole columns: reading a Dataset row by row is a hundred times as slow.
     for row in zip(*(prepared.passages[column] for column in columns), strict=True):

@@ -16,6 +16,11 @@ class Folder(Source):
     - `train.jsonl`, `validation.jsonl`, `test.jsonl`: `id`, `question`, `answers` (a text or a
       list), `passage_ids` (gold passages; may be absent or empty), `group` (may be absent)
 
+    or, for documents that are to be summarized, no passages file and
+
+    - `train.jsonl`, `validation.jsonl`, `test.jsonl`: `id`, `title` (may be absent or empty),
+      `document`, `summaries` (a text or a list), `group` (may be absent)
+
     Where validation or test is absent it is taken from train, by a stable hash of the id.
     """
 

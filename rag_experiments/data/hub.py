@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rag_experiments.contracts import Option, Runtime, UserError
+from rag_experiments.data.documents import DocumentColumns
 from rag_experiments.data.problems import Problems
 from rag_experiments.data.records import PassageColumns, QuestionColumns
 from rag_experiments.data.source import Source, Tables, find_folder_problems, open_folder
@@ -60,7 +61,8 @@ class Hub(Source):
     list or object (then its keys). They are taken out of every other split."""
     test_ids: str | list[str] | None = None
     """Ids of the test questions; as `validation_ids`."""
-    columns: QuestionColumns = QuestionColumns()
+    columns: QuestionColumns | DocumentColumns = QuestionColumns()
+    """Their kind says what the records are: questions, or documents with summaries."""
     passages: str | HubPassages | None = None
     """None: the contexts of the questions (`columns.context`); or a file or folder; or a
     data set of the Hub."""
@@ -78,7 +80,8 @@ class Hub(Source):
         found += _find_dataset_problems(self.dataset)
         if self.splits.train is None and self.splits.test is None:
             found.append("splits.train: null, and splits.test too; legal: a split in one of them")
-        if self.passages is None and self.columns.context is None:
+        context = not isinstance(self.columns, QuestionColumns) or self.columns.context
+        if self.passages is None and context is None:
             found.append(
                 "passages: null; legal: a file or folder of passages, a Hub data set (dataset, "
                 "config_name, split, columns), or null with columns.context"

@@ -33,8 +33,8 @@ Count = Annotated[int, Field(ge=1)]
 class Chunk(Option):
     """How passages longer than `size` are cut into chunks; shorter ones stay as they are."""
 
-    unit: Literal["words", "sentences", "tokens"] | None = None
-    """None: passages are not cut."""
+    unit: Literal["words", "sentences", "paragraphs", "tokens"] | None = None
+    """None: passages are not cut. Paragraphs are parted by blank lines."""
     size: Count = 100
     """Units in a chunk."""
     overlap: Annotated[int, Field(ge=0)] = 20
@@ -85,7 +85,8 @@ class Preparation(Option):
     """
 
     normalize: bool = True
-    """Unicode NFC, and every stretch of white space becomes one space."""
+    """Unicode NFC, and every stretch of white space becomes one space, but for the blank lines
+    between paragraphs where they are what is chunked."""
     deduplicate: bool = True
     """Passages with the same title and text (normalized) are merged into the first."""
     chunk: Chunk = Chunk()
@@ -105,7 +106,7 @@ class Preparation(Option):
         """Apply every step; `notes` are those of the reading and come first."""
         steps = _Steps(list(passages), {name: list(splits[name]) for name in SPLITS}, notes)
         if self.normalize:
-            steps.normalize()
+            steps.normalize(self.chunk)
         if self.deduplicate:
             steps.deduplicate()
         steps.report_repeated_questions()
@@ -128,6 +129,66 @@ def normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def normalize_long(text: str, chunk: Chunk) -> str:
+    """As `normalize`, with the paragraphs apart where they are what is chunked."""
+    if chunk.unit != "paragraphs":
+        return normalize(text)
+    paragraphs = (text[start:end] for start, end in chunking.find_paragraphs(text))
+    return "\n\n".join(map(normalize, paragraphs))
+
+
+def cut_texts(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[list[str]]:
+    """Chunks of each text."""
+    spans = _find_spans(texts, chunk, runtime)
+    return [
+        chunking.cut(text, found, chunk.size, chunk.overlap)
+        for text, found in zip(texts, spans, strict=True)
+    ]
+
+
+def truncate(text: str, max_words: int) -> str:
+    """The text up to so many words."""
+    words = chunking.find_words(text)
+    return text[words[0][0] : words[max_words - 1][1]] if len(words) > max_words else text
+
+
+def limit_records(records: Sequence[Question], limit: int) -> list[Question]:
+    """At most so many records, in their order: those that come first by a hash of the id."""
+    order = sorted(records, key=lambda record: place_id(record.id, "limit"))
+    kept = {record.id for record in order[:limit]}
+    return [record for record in records if record.id in kept]
+
+
+def _find_spans(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[chunking.Spans]:
+    from tqdm.auto import tqdm
+
+    finders: dict[str | None, Callable[[str], chunking.Spans]] = {
+        "words": chunking.find_words,
+        "sentences": find_sentences,
+        "paragraphs": chunking.find_paragraphs,
+    }
+    if chunk.unit in finders:
+        find = finders[chunk.unit]
+        return [find(t) for t in tqdm(texts, desc="chunking", unit=" passages", delay=2)]
+    from transformers import AutoTokenizer
+
+    from rag_experiments import weights
+
+    assert chunk.tokenizer is not None
+    folder = weights.resolve(chunk.tokenizer, runtime.cache_dir)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"data.preparation.chunk.tokenizer: {chunk.tokenizer!r} does not say where its "
+            "tokens stand in the text; legal: weights with a fast tokenizer (tokenizer.json)"
+        )
+    spans: list[chunking.Spans] = []
+    size = 256
+    for start in tqdm(range(0, len(texts), size), desc="chunking", unit=" batches", delay=2):
+        spans += chunking.find_tokens(texts[start : start + size], tokenizer)
+    return spans
+
+
 class _Steps:
     """Passages and questions on their way, with what was done to them."""
 
@@ -142,9 +203,9 @@ class _Steps:
         self.notes = list(notes)
         self.documents = {passage.id: passage.id for passage in passages}
 
-    def normalize(self) -> None:
+    def normalize(self, chunk: Chunk) -> None:
         self.passages = [
-            Passage(passage.id, normalize(passage.title), normalize(passage.text))
+            Passage(passage.id, normalize(passage.title), normalize_long(passage.text, chunk))
             for passage in self.passages
         ]
         for name, questions in self.splits.items():
@@ -192,10 +253,8 @@ class _Steps:
                     )
 
     def chunk(self, chunk: Chunk, runtime: Runtime) -> None:
-        pieces: dict[str, list[str]] = {}
-        spans = self._find_spans(chunk, runtime)
-        for passage, found in zip(self.passages, spans, strict=True):
-            pieces[passage.id] = chunking.cut(passage.text, found, chunk.size, chunk.overlap)
+        cut_up = cut_texts([passage.text for passage in self.passages], chunk, runtime)
+        pieces = {p.id: found for p, found in zip(self.passages, cut_up, strict=True)}
 
         chunks: list[Passage] = []
         documents: dict[str, str] = {}
@@ -237,41 +296,9 @@ class _Steps:
         self.passages = chunks
         self.documents = documents
 
-    def _find_spans(self, chunk: Chunk, runtime: Runtime) -> list[chunking.Spans]:
-        from tqdm.auto import tqdm
-
-        texts = [passage.text for passage in self.passages]
-        if chunk.unit != "tokens":
-            find = chunking.find_words if chunk.unit == "words" else find_sentences
-            return [find(t) for t in tqdm(texts, desc="chunking", unit=" passages", delay=2)]
-        from transformers import AutoTokenizer
-
-        from rag_experiments import weights
-
-        assert chunk.tokenizer is not None
-        folder = weights.resolve(chunk.tokenizer, runtime.cache_dir)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"data.preparation.chunk.tokenizer: {chunk.tokenizer!r} does not say where its "
-                "tokens stand in the text; legal: weights with a fast tokenizer (tokenizer.json)"
-            )
-        spans: list[chunking.Spans] = []
-        size = 256
-        for start in tqdm(range(0, len(texts), size), desc="chunking", unit=" batches", delay=2):
-            spans += chunking.find_tokens(texts[start : start + size], tokenizer)
-        return spans
-
     def truncate(self, max_words: int) -> None:
-        shortened = 0
-        passages = []
-        for passage in self.passages:
-            words = chunking.find_words(passage.text)
-            if len(words) > max_words:
-                text = passage.text[words[0][0] : words[max_words - 1][1]]
-                passage = replace(passage, text=text)
-                shortened += 1
-            passages.append(passage)
+        passages = [replace(p, text=truncate(p.text, max_words)) for p in self.passages]
+        shortened = sum(p != old for p, old in zip(passages, self.passages, strict=True))
         self.passages = passages
         if shortened:
             self.notes.append(
@@ -282,9 +309,7 @@ class _Steps:
         questions = self.splits[name]
         if limit is None or len(questions) <= limit:
             return
-        order = sorted(questions, key=lambda question: place_id(question.id, "limit"))
-        kept = {question.id for question in order[:limit]}
-        self.splits[name] = [question for question in questions if question.id in kept]
+        self.splits[name] = limit_records(questions, limit)
         self.notes.append(f"{name}: limited to {limit} of {len(questions)} questions.")
 
     def find_gold(self) -> str:

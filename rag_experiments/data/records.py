@@ -119,7 +119,7 @@ def hash_text(text: str) -> str:
 def read_passages(table: Table, columns: PassageColumns, problems: Problems) -> ReadPassages:
     """Read and check the passages of a table."""
     result = ReadPassages()
-    reader = _Fields(table, columns, problems, required=("id", "text"))
+    reader = Fields(table, columns, problems, required=("id", "text"))
     places: dict[str, str] = {}
     for row in reader.rows():
         title = reader.optional_text(row, "title")
@@ -168,7 +168,7 @@ def read_questions(
     required = ["id", "question", "answers"]
     if use_contexts:
         required.append("context")
-    reader = _Fields(table, columns, problems, tuple(required), separator)
+    reader = Fields(table, columns, problems, tuple(required), separator)
     places: dict[str, str] = {}
     hashed: Counter[str] = Counter()
     without_answers = 0
@@ -226,13 +226,13 @@ def _make_passages(identity: str, title: str, contexts: Sequence[str], join: boo
     return [Passage(f"{identity}-{i}", title, text) for i, text in enumerate(contexts)]
 
 
-class _Fields:
+class Fields:
     """Reads the fields of a table's rows through a column map and notes what is wrong."""
 
     def __init__(
         self,
         table: Table,
-        columns: PassageColumns | QuestionColumns,
+        columns: Option,
         problems: Problems,
         required: tuple[str, ...],
         separator: str = "|",
@@ -341,6 +341,19 @@ class _Fields:
         if isinstance(value, str) and value.strip():
             return value
         self._refuse(row, name, value, "a text that is not empty")
+        return None
+
+    def joined(self, row: Row, name: str) -> str | None:
+        """A text, or a list of texts joined by spaces, that is not empty; None: it is wrong."""
+        value = self._get(row, name)
+        if value is _ABSENT:
+            return None
+        pieces = value if isinstance(value, list | tuple) else [value]
+        if all(isinstance(piece, str) for piece in pieces):
+            text = " ".join(piece for piece in pieces if piece.strip())
+            if text.strip():
+                return text
+        self._refuse(row, name, value, "a text that is not empty, or a list of texts")
         return None
 
     def means_none(self, row: Row, name: str, missing: Sequence[str]) -> bool:

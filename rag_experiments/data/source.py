@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime
+from rag_experiments.data.documents import DocumentColumns, prepare_documents, read_documents
 from rag_experiments.data.preparation import Preparation
-from rag_experiments.data.problems import Problems, list_names, number
+from rag_experiments.data.problems import Problems, list_names, number, quote
 from rag_experiments.data.records import (
     Located,
     PassageColumns,
@@ -42,9 +43,10 @@ class Tables:
 
     splits: dict[str, Table]
     """A split that the data does not have is absent."""
-    columns: QuestionColumns = field(default_factory=QuestionColumns)
+    columns: QuestionColumns | DocumentColumns = field(default_factory=QuestionColumns)
+    """Their kind says what the records are."""
     passages: Table | None = None
-    """None: the contexts of the questions are the passages."""
+    """None: the contexts of the questions are the passages; documents bring their own."""
     passage_columns: PassageColumns = field(default_factory=PassageColumns)
     ids: dict[str, Collection[str]] = field(default_factory=dict)
     """Questions that a split is made of, wherever they stand."""
@@ -66,6 +68,14 @@ class Source(Option):
     """Part of the training questions that becomes the validation split where there is none."""
     test_fraction: Fraction = 0.2
     """Part of the training questions that becomes the test split where there is none."""
+    scope: Literal["document", "examples"] = "document"
+    """What is retrieved for a document that is to be summarized: passages of its own, or other
+    documents of the train split with their summaries, as examples beside the whole document. For
+    documents only: questions are searched in all passages."""
+    summary_words: Annotated[int, Field(ge=1)] | None = None
+    """Words that a summary of a validation or test document is asked to have; None: the median of
+    the training summaries. Training documents ask for as many as their own summary has, so that
+    the number means something."""
     preparation: Preparation = Preparation()
 
     @model_validator(mode="after")
@@ -94,14 +104,53 @@ class Source(Option):
         """
         problems = Problems()
         tables = self.open(problems, runtime)
+        if isinstance(tables.columns, DocumentColumns):
+            if self.passages is not None:
+                problems.add(
+                    "data.passages",
+                    f"{quote(self.passages)}, but the records are documents with summaries, which "
+                    "bring their own; set null (data.scope says what is retrieved)",
+                )
+            given, notes = self._read_documents(tables, tables.columns, problems)
+            return prepare_documents(
+                given, notes, self.preparation, self.scope, self.summary_words, runtime
+            )
+        for name in ("scope", "summary_words"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                problems.add(
+                    f"data.{name}",
+                    f"{getattr(self, name)!r} is for documents with summaries, but the records "
+                    "are questions; leave it out",
+                )
         if isinstance(self.passages, str):
             tables.passages = open_passages(Path(self.passages).expanduser(), problems)
             tables.passage_columns = self.passage_columns
-        passages, splits, notes = self._read(tables, problems)
+        passages, splits, notes = self._read(tables, tables.columns, problems)
         return self.preparation.prepare(passages, splits, notes, runtime)
 
+    def _read_documents(
+        self, tables: Tables, columns: DocumentColumns, problems: Problems
+    ) -> tuple[dict[str, list[Question]], list[str]]:
+        notes: list[str] = []
+        given: dict[str, list[Located]] = {}
+        for name, table in tables.splits.items():
+            result = read_documents(table, columns, problems, self._separator())
+            notes += result.notes
+            given[name] = result.questions
+        _check_ids_across(given, columns.id or columns.document, problems)
+        splits, split_notes = self._split(given, tables, problems)
+        problems.raise_if_any()
+        documents = {name: [row.question for row in rows] for name, rows in splits.items()}
+        return documents, notes + split_notes
+
+    def _split(
+        self, given: dict[str, list[Located]], tables: Tables, problems: Problems
+    ) -> tuple[dict[str, list[Located]], list[str]]:
+        fractions = {"validation": self.validation_fraction, "test": self.test_fraction}
+        return assign_splits(given, fractions, tables.ids, problems)
+
     def _read(
-        self, tables: Tables, problems: Problems
+        self, tables: Tables, columns: QuestionColumns, problems: Problems
     ) -> tuple[list[Passage], dict[str, list[Question]], list[str]]:
         notes: list[str] = []
         own_contexts = tables.passages is None
@@ -109,7 +158,7 @@ class Source(Option):
         if tables.passages is not None:
             read = read_passages(tables.passages, tables.passage_columns, problems)
             notes += read.notes
-            if tables.columns.context is not None:
+            if columns.context is not None:
                 notes.append("The contexts of the questions are not used: passages are given.")
         passages_are_whole = problems.count == 0
 
@@ -118,7 +167,7 @@ class Source(Option):
         merged: dict[tuple[str, str], str] = {}
         for name, table in tables.splits.items():
             result = read_questions(
-                table, tables.columns, problems, self._separator(), use_contexts=own_contexts
+                table, columns, problems, self._separator(), use_contexts=own_contexts
             )
             notes += result.notes
             given[name] = result.questions
@@ -138,19 +187,14 @@ class Source(Option):
             read.passages = contexts
             notes.append(f"{number(len(contexts), 'passage')} made from the questions' contexts.")
 
-        _check_ids_across(given, tables.columns, problems)
-        splits, split_notes = assign_splits(
-            given,
-            {"validation": self.validation_fraction, "test": self.test_fraction},
-            tables.ids,
-            problems,
-        )
+        _check_ids_across(given, columns.id or columns.question, problems)
+        splits, split_notes = self._split(given, tables, problems)
         notes += split_notes
         if passages_are_whole:
             if not read.passages and problems.count == 0:
                 name = tables.passages.name if tables.passages else "contexts"
                 problems.add(name, "there is no passage in it")
-            self._check_gold(splits, read, tables.columns, problems, notes)
+            self._check_gold(splits, read, columns, problems, notes)
         problems.raise_if_any()
         return (
             read.passages,
@@ -197,15 +241,13 @@ class Source(Option):
             notes.append(f"{number(unknown, 'gold id')} dropped that no passage has.")
 
 
-def _check_ids_across(
-    given: dict[str, list[Located]], columns: QuestionColumns, problems: Problems
-) -> None:
+def _check_ids_across(given: dict[str, list[Located]], column: str, problems: Problems) -> None:
     """Note ids that stand in two splits: predictions are joined by id."""
     places: dict[str, str] = {}
     for rows in given.values():
         for place, question in rows:
             if question.id in places:
-                where = f"{place}:{columns.id or columns.question}"
+                where = f"{place}:{column}"
                 problems.add(where, f"{question.id!r} is also the id of {places[question.id]}")
             places[question.id] = place
 
@@ -226,13 +268,28 @@ def open_passages(path: Path, problems: Problems) -> Table:
     return open_table(find_in_folder(path, "passages") or path, problems)
 
 
+def holds_documents(path: Path) -> bool:
+    """Whether the records of a folder are documents with summaries, by the first one's fields."""
+    for name in SPLITS:
+        file = find_in_folder(path, name)
+        row = next(iter(open_table(file, Problems()).rows), None) if file is not None else None
+        if row is not None:
+            return "document" in row.values and "question" not in row.values
+    return False
+
+
 def open_folder(path: Path, problems: Problems) -> Tables:
-    """Tables of a folder: passages, train, validation and test, each a file of any format."""
+    """Tables of a folder: passages, train, validation and test, each a file of any format.
+
+    Documents with summaries bring no passages.
+    """
     splits = {}
     for name in SPLITS:
         file = find_in_folder(path, name)
         if file is not None:
             splits[name] = open_table(file, problems)
+    if holds_documents(path):
+        return Tables(splits, columns=DocumentColumns())
     passages = find_in_folder(path, "passages")
     return Tables(splits, passages=open_table(passages, problems) if passages else None)
 
@@ -248,7 +305,7 @@ def find_folder_problems(path: Path, own_passages: bool) -> list[str]:
     if problem:
         return [problem]
     problems = []
-    if own_passages:
+    if own_passages and not holds_documents(path):
         problems += _find_stem_problems(path, "passages")
     found = [name for name in SPLITS if find_in_folder(path, name)]
     if "train" not in found and "test" not in found:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 QUESTION_ANSWERING = frozenset({"question_answering"})
 YES_NO = frozenset({"yes_no"})
+SUMMARIZATION = frozenset({"summarization"})
 
 
 class ExampleMetric(Option):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.sentences import content_words, find_sentences
-from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, SUMMARIZATION, ExampleMetric
 
 
 class Coherence(ExampleMetric):
@@ -23,7 +23,7 @@ class Coherence(ExampleMetric):
     """
 
     name: ClassVar[str] = "coherence"
-    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
+    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING | SUMMARIZATION
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
 
     def score(self, prediction: Prediction) -> float | None:

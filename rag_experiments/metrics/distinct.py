@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.text import list_ngrams, tokenize
-from rag_experiments.metrics.base import QUESTION_ANSWERING, CorpusMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, SUMMARIZATION, CorpusMetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ class Distinct(CorpusMetric):
     https://arxiv.org/abs/1510.03055
     """
 
-    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
+    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING | SUMMARIZATION
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
     shifts_when_resampled: ClassVar[bool] = True
 

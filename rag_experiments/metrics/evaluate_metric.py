@@ -10,8 +10,8 @@ import evaluate
 from rag_experiments.contracts import Prediction
 from rag_experiments.metrics.base import ExampleMetric
 
-_TEXTS = ("prediction", "question")
-"""Fields of a `Prediction` that are one text; the others have several."""
+_TEXTS = ("prediction", "question", "document")
+"""Fields of a `Prediction` that are one text; the others have several, but for `words`."""
 
 
 class _Wrapped(evaluate.Metric):
@@ -32,6 +32,8 @@ class _Wrapped(evaluate.Metric):
         options = [datasets.Features(features)]
         if references is not None:
             kind = text if references in _TEXTS else [text]
+            if references == "words":
+                kind = datasets.Value("int64")
             options = [datasets.Features({**features, "references": kind})]
             if references == "answers":  # one accepted answer may be given without a list
                 options.append(datasets.Features({**features, "references": text}))
@@ -54,7 +56,7 @@ def _example(index: int, kinds: tuple[str, str | None], row: tuple[Any, ...]) ->
     fields: dict[str, Any] = {"question": "", "prediction": "", "answers": ()}
     for kind, value in zip(kinds, row, strict=False):
         assert kind is not None
-        if kind in _TEXTS:
+        if kind in _TEXTS or kind == "words":
             fields[kind] = value
         else:
             fields[kind] = (value,) if isinstance(value, str) else tuple(value)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.text import list_ngrams, tokenize
-from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, SUMMARIZATION, ExampleMetric
 
 
 class Repetition(ExampleMetric):
@@ -17,7 +17,7 @@ class Repetition(ExampleMetric):
     seq-rep-n of Welleck et al. 2020, https://arxiv.org/abs/1908.04319
     """
 
-    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
+    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING | SUMMARIZATION
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
     greater_is_better: ClassVar[bool] = False
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.text import list_ngrams, tokenize
-from rag_experiments.metrics.base import QUESTION_ANSWERING, CorpusMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, SUMMARIZATION, CorpusMetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ class SelfBleu(CorpusMetric):
     2018, https://arxiv.org/abs/1802.01886
     """
 
-    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
+    tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING | SUMMARIZATION
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", None)
     greater_is_better: ClassVar[bool] = False
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rag_experiments.contracts import Passage, Question, Task, UserError
 from rag_experiments.model.generator import Generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class PromptEncoder:
         self.chat = option.chat and bool(tokenizer.chat_template)
         self.cut = 0
 
-    def write(self, question: str, passages: Sequence[Passage]) -> str:
+    def write(self, question: Question, passages: Sequence[Passage]) -> str:
         """A prompt as the model was taught to read it: in its chat template, if it has one."""
         prompt, system = self.task.render(question, passages), self.task.system
         if not self.chat:
@@ -44,7 +47,7 @@ class PromptEncoder:
             **self.option.chat_template_options,
         )
 
-    def encode(self, rows: Sequence[tuple[str, Sequence[Passage]]]) -> list[list[int]]:
+    def encode(self, rows: Sequence[tuple[Question, Sequence[Passage]]]) -> list[list[int]]:
         """Token ids of each row's prompt: a question and the passages shown with it.
 
         A prompt longer than `max_prompt_tokens` has its longest passages cut at the end until it
@@ -73,22 +76,52 @@ class PromptEncoder:
         """Texts of answer ids [r, t]."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def problems(self, questions: Sequence[Question], passages: int) -> list[str]:
-        """Questions that would not fit beside the given number of passages of one prompt."""
+    def problems(
+        self, questions: Sequence[Question], passages: int, source: Dataset | None = None
+    ) -> list[str]:
+        """Questions that would not fit beside the given number of passages of one prompt.
+
+        Passages may be cut to `SHORTEST_PASSAGE` tokens. Those of a document that is read through
+        its passages may not, nor may the summaries of examples: they count in full, the longest
+        that `source` has of them.
+        """
         empty = [Passage("", "", "")] * passages
-        needed = SHORTEST_PASSAGE * passages
+        longest = LongestPassages(self.tokenizer, source, passages) if source is not None else None
+        shown = [longest.of(q) if longest and q.document else empty for q in questions]
+        kept = [0 if q.within else SHORTEST_PASSAGE * passages for q in questions]
         limit = self.option.max_prompt_tokens
-        lengths = self._tokenize([self.write(q.question, empty) for q in questions])
-        tokens = {q.id: len(ids) for q, ids in zip(questions, lengths, strict=True)}
-        long = [name for name, count in tokens.items() if count + needed > limit]
+        lengths = self._tokenize([self.write(q, p) for q, p in zip(questions, shown, strict=True)])
+        needed = [len(ids) + more for ids, more in zip(lengths, kept, strict=True)]
+        long = [i for i, count in enumerate(needed) if count > limit]
         if not long:
             return []
-        longest = max(long, key=tokens.__getitem__)
+        worst = max(long, key=needed.__getitem__)
+        question, read, tokens = questions[worst], len(shown[worst]), len(lengths[worst])
+        remedy = f"set it to at least {needed[worst]}"
+        if question.within and read:
+            reason = (
+                f"takes {tokens} tokens with its {read} longest passages, which are not cut; make "
+                "passages shorter (data.preparation.chunk), read fewer (retriever.top_k), or "
+            )
+        elif question.document and not question.within:
+            beside = (
+                f" with {read} examples' summaries, and {kept[worst]} are kept for their texts"
+                if read
+                else ""
+            )
+            reason = (
+                f"takes {tokens} tokens{beside}; read documents through their passages "
+                "(data.scope=document), or "
+            )
+        else:
+            reason = (
+                f"takes {tokens} tokens before any passage and {kept[worst]} are kept for "
+                "passages; "
+            )
+        records = "documents" if question.document else "questions"
         return [
             f"model.generator.max_prompt_tokens: {limit} is too small for {len(long)} of "
-            f"{len(questions)} questions; the longest, {longest!r}, takes {tokens[longest]} tokens "
-            f"before any passage and {needed} are kept for passages; set it to at least "
-            f"{tokens[longest] + needed}"
+            f"{len(questions)} {records}; the longest, {question.id!r}, {reason}{remedy}"
         ]
 
     def window_problems(self, questions: Sequence[Question], config: Any) -> list[str]:
@@ -142,7 +175,7 @@ class PromptEncoder:
             ids = [row[:-1] if row[-1] == end else row for row in ids]
         return ids
 
-    def _cut(self, question: str, passages: Sequence[Passage], limit: int) -> list[int]:
+    def _cut(self, question: Question, passages: Sequence[Passage], limit: int) -> list[int]:
         ids: list[int] = []
         # Titles only where texts are gone and it is not enough.
         for field in ("text", "title"):
@@ -150,12 +183,12 @@ class PromptEncoder:
             if len(ids) <= limit:
                 return ids
         raise UserError(
-            f"the prompt of {question!r} takes {len(ids)} tokens without any passage; "
+            f"the prompt of {question.question!r} takes {len(ids)} tokens without any passage; "
             f"model.generator.max_prompt_tokens is {limit}; raise it to at least {len(ids)}"
         )
 
     def _shorten(
-        self, question: str, passages: Sequence[Passage], field: str, limit: int
+        self, question: Question, passages: Sequence[Passage], field: str, limit: int
     ) -> tuple[list[Passage], list[int]]:
         """The passages with a field cut to the most tokens that fit, or to none, and the ids."""
         values = [getattr(passage, field) for passage in passages]
@@ -167,12 +200,12 @@ class PromptEncoder:
         )
         lengths = [len(ids) for ids in encoded.input_ids]
         frame = self._tokenize(
-            [self.write(question, [replace(passage, **{field: ""}) for passage in passages])]
+            [self.write(question, [_change(passage, field, "") for passage in passages])]
         )[0]
         cap = _longest_cap(lengths, limit - len(frame))
         while True:
             shorter = [
-                replace(passage, **{field: value[: offsets[cap - 1][1]] if cap else ""})
+                _change(passage, field, value[: offsets[cap - 1][1]] if cap else "")
                 if length > cap
                 else passage
                 for passage, value, offsets, length in zip(
@@ -184,6 +217,39 @@ class PromptEncoder:
                 return shorter, ids
             # Pieces join other pieces at a seam, so the sum can be off by a few tokens.
             cap = max(0, cap - max(1, (len(ids) - limit) // len(passages)))
+
+
+class LongestPassages:
+    """The passages of a knowledge source that take the most room in a prompt.
+
+    At most `count` of a document whose passages alone are read; for others as many examples with
+    no more than their summaries.
+    """
+
+    def __init__(self, tokenizer: Any, source: Dataset, count: int):
+        self.count = count
+        columns = {name: source[name][:] for name in source.column_names}
+        whole = "summary" if "summary" in columns else "text"
+        ids = tokenizer(columns[whole] or [""], add_special_tokens=False, verbose=False).input_ids
+        order = sorted(range(len(columns["id"])), key=lambda row: -len(ids[row]))
+        self.documents: dict[str, list[Passage]] = {}
+        for row in order:
+            own = self.documents.setdefault(columns["document_id"][row], [])
+            if len(own) < count:
+                own.append(Passage("", columns["title"][row], columns["text"][row]))
+        self.examples = [
+            Passage("", "", "", columns["summary"][row] if "summary" in columns else "")
+            for row in order[:count]
+        ]
+
+    def of(self, question: Question) -> list[Passage]:
+        """The passages for one question."""
+        return self.documents.get(question.within, []) if question.within else self.examples
+
+
+def _change(passage: Passage, field: str, value: str) -> Passage:
+    changes: dict[str, Any] = {field: value}
+    return replace(passage, **changes)
 
 
 def _longest_cap(lengths: Sequence[int], budget: int) -> int:

@@ -15,6 +15,8 @@ from rag_experiments.model.generator import Generator
 from rag_experiments.model.query_encoder import QueryEncoder
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from rag_experiments.model.rag_model import RagModel
 
 
@@ -143,9 +145,12 @@ class Rag(Option):
         runtime: Runtime,
         *,
         encode_queries: bool = False,
+        passages: Dataset | None = None,
     ) -> list[str]:
         """What would not fit the weights: windows of the generator and of the query encoder,
-        which counts with `encode_queries`. Loads tokenizers and configurations only."""
+        which counts with `encode_queries`. Loads tokenizers and configurations only.
+
+        `passages` is the knowledge source, for documents that are to be summarized."""
         problems = self.generator.device_problems(runtime.device)
         if problems:  # before large weights are fetched for nothing
             return [f"model.generator.{line}" for line in problems]
@@ -157,7 +162,8 @@ class Rag(Option):
         place = "model.generator.weights"
         folder = checkpoint.locate(self.generator.weights, runtime.cache_dir, place)
         encoder = PromptEncoder(load_tokenizer(folder), self.generator, task)
-        problems = encoder.problems(questions, top_k if self.one_prompt else min(top_k, 1))
+        count = top_k if self.one_prompt else min(top_k, 1)
+        problems = encoder.problems(questions, count, passages)
         if not problems and top_k:  # a retriever may find nothing, and closed book is a reference
             problems = encoder.problems(questions, 0)
         problems += encoder.window_problems(questions, AutoConfig.from_pretrained(folder))

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from rag_experiments.contracts import Answer, Example, Passage, Runtime, Task, UserError
+from rag_experiments.contracts import (
+    Answer,
+    Example,
+    Passage,
+    Question,
+    Runtime,
+    Task,
+    UserError,
+)
 from rag_experiments.functional import likelihood
 from rag_experiments.model.decoding import decode_answers
 from rag_experiments.model.language_model import (
@@ -104,12 +112,12 @@ class RagModel(nn.Module):
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Tensors of a batch without targets."""
-        rows: list[tuple[str, tuple[Passage, ...]]] = []
+        rows: list[tuple[Question, tuple[Passage, ...]]] = []
         slots = []
         for example in examples:
             prompts = self.option.split(example.passages)
             slots.append(torch.arange(len(rows), len(rows) + len(prompts)))
-            rows += [(example.question.question, passages) for passages in prompts]
+            rows += [(example.question, passages) for passages in prompts]
         ids, mask = self.generator.pad_prompts(self.prompts.encode(rows))
         priors = []
         for example, own in zip(examples, slots, strict=True):
@@ -242,7 +250,7 @@ class RagModel(nn.Module):
         shapes = []
         for example in examples:
             prompts = [
-                self.prompts.write(example.question.question, passages)
+                self.prompts.write(example.question, passages)
                 for passages in self.option.split(example.passages)
             ]
             longest = max(map(len, prompts)) // CHARACTERS_A_TOKEN + 1

@@ -18,6 +18,7 @@ from rag_experiments.retriever.base import (
     join_title,
     write_manifest,
 )
+from rag_experiments.retriever.documents import DocumentRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,17 +32,16 @@ _TOKEN = r"(?u)\b\w+\b"
 class BM25Searcher:
     """Passages searchable by their words.
 
-    Passages that share no word with the question score 0 and are no hits; equal scores keep
-    the order of the passages.
+    Passages that share no word with the question score 0 and are no hits, but within one document,
+    where they come last; equal scores keep the order of the passages.
     """
 
     kind = "bm25"
 
-    def __init__(
-        self, index: bm25s.BM25, passage_ids: Sequence[str], fingerprint: str, stopwords: str
-    ):
+    def __init__(self, index: bm25s.BM25, passages: Dataset, fingerprint: str, stopwords: str):
         self.index = index
-        self.passage_ids = list(passage_ids)
+        self.passage_ids = list(passages["id"])
+        self.documents = DocumentRows(passages)
         self.fingerprint = fingerprint
         self.stopwords = stopwords
 
@@ -60,24 +60,29 @@ class BM25Searcher:
         index = bm25s.BM25(k1=k1, b=b, method=method)
         index.index(tokens, show_progress=True, leave_progress=False)
         log.info("BM25 indexed %d passages", len(texts))
-        return cls(index, passages["id"], fingerprint_passages(passages), stopwords)
+        return cls(index, passages, fingerprint_passages(passages), stopwords)
 
     @classmethod
     def load(cls, folder: Path, passages: Dataset, stopwords: str) -> BM25Searcher:
         """Index that `save` wrote, for the same passages."""
         fingerprint = check_manifest(folder, cls.kind, passages)
         index = bm25s.BM25.load(str(folder), load_corpus=False, show_progress=False)
-        return cls(index, passages["id"], fingerprint, stopwords)
+        return cls(index, passages, fingerprint, stopwords)
 
     def search(
         self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
     ) -> list[list[Hit]]:
         """At most `top_k` hits for each question, best first."""
-        texts = [question.question for question in questions]
+        texts = [question.query for question in questions]
         tokenized = _split_words(texts, self.stopwords, show_progress=False)
         return [
-            self._search_words(words, top_k)
-            for words in tqdm(tokenized, desc="searching with BM25", unit="question")
+            self._search_words(question, words, top_k)
+            for question, words in tqdm(
+                zip(questions, tokenized, strict=True),
+                total=len(tokenized),
+                desc="searching with BM25",
+                unit="question",
+            )
         ]
 
     def save(self, folder: Path) -> None:
@@ -85,11 +90,17 @@ class BM25Searcher:
         write_manifest(folder, self.kind, self.fingerprint, len(self.passage_ids))
         self.index.save(str(folder), show_progress=False)
 
-    def _search_words(self, words: list[str], top_k: int) -> list[Hit]:
+    def _search_words(self, question: Question, words: list[str], top_k: int) -> list[Hit]:
         ids = self.index.get_tokens_ids(words)
+        own = self.documents.within(question)
+        if own is not None:
+            scores = self.index.get_scores_from_ids(ids)[own] if ids else np.zeros(len(own))
+            order = np.argsort(-scores, kind="stable")[:top_k]
+            return [Hit(self.passage_ids[own[i]], float(scores[i])) for i in order]
         if not ids:
             return []
         scores = self.index.get_scores_from_ids(ids)  # [passages]
+        scores[self.documents.without(question)] = 0
         found = np.flatnonzero(scores > 0)
         if len(found) > top_k:
             # All that score as the last hit does stay in, so that the order alone breaks ties.

@@ -59,7 +59,7 @@ class Dense(RerankedRetriever):
         from rag_experiments.retriever.embeddings import embed_passages
 
         vectors, fingerprint = embed_passages(passages, self.encoder, runtime)
-        return DenseSearcher.build(passages["id"], vectors, self.index, fingerprint)
+        return DenseSearcher.build(passages, vectors, self.index, fingerprint)
 
     def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> DenseSearcher:
         """Load vectors and index that were saved; the passage encoder is not needed."""

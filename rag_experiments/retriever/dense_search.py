@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from rag_experiments.contracts import Hit, Question, UserError
 from rag_experiments.retriever.base import check_manifest, write_manifest
+from rag_experiments.retriever.documents import DocumentRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,13 +35,14 @@ class DenseSearcher:
 
     def __init__(
         self,
-        passage_ids: Iterable[str],
+        passages: Dataset,
         vectors: np.ndarray,
         index: Any,
         refine_factor: int,
         fingerprint: str,
     ):
-        self.passage_ids = list(passage_ids)
+        self.passage_ids = list(passages["id"])
+        self.documents = DocumentRows(passages)
         self.index = index
         self.refine_factor = refine_factor
         self.fingerprint = fingerprint
@@ -50,15 +52,15 @@ class DenseSearcher:
     @classmethod
     def build(
         cls,
-        passage_ids: Iterable[str],
+        passages: Dataset,
         vectors: np.ndarray,
         option: Flat | Hnsw | IvfPq,
         fingerprint: str,
     ) -> DenseSearcher:
-        """Searcher of vectors `[passages, dimension]` float32 in the order of `passage_ids`."""
+        """Searcher of vectors `[passages, dimension]` float32 in the order of the passages."""
         index = option.build(vectors)
         log.info("indexed %d vectors of %d dimensions (%s)", *vectors.shape, type(option).__name__)
-        return cls(passage_ids, vectors, index, option.refine_factor, fingerprint)
+        return cls(passages, vectors, index, option.refine_factor, fingerprint)
 
     @classmethod
     def load(cls, folder: Path, passages: Dataset, option: Flat | Hnsw | IvfPq) -> DenseSearcher:
@@ -77,7 +79,7 @@ class DenseSearcher:
                 f"{index.d} dimensions, its vectors.npy {len(vectors)} of {vectors.shape[1]}; "
                 "the folder is damaged: build it again"
             )
-        return cls(passages["id"], vectors, index, option.refine_factor, fingerprint)
+        return cls(passages, vectors, index, option.refine_factor, fingerprint)
 
     @property
     def dimension(self) -> int:
@@ -91,7 +93,23 @@ class DenseSearcher:
         if query_vectors is None or len(query_vectors) != len(questions):
             given = "none" if query_vectors is None else str(len(query_vectors))
             raise ValueError(f"{len(questions)} questions need as many query vectors, not {given}")
-        return self.search_vectors(query_vectors, top_k)
+        own = [self.documents.within(question) for question in questions]
+        barred = [self.documents.without(question) for question in questions]
+        everywhere = [i for i, rows in enumerate(own) if rows is None]
+        more = max((len(barred[i]) for i in everywhere), default=0)
+        self._check_dimension(query_vectors)
+        hits = iter(self.search_vectors(query_vectors[everywhere], top_k + more))
+        found = []
+        for query, rows, excluded in zip(query_vectors, own, barred, strict=True):
+            if rows is not None:
+                # A document has few passages: exact, without the index.
+                scores = np.asarray(self._vectors[rows]) @ query
+                found.append(self._rank(scores, rows, top_k))
+            else:
+                names = {self.passage_ids[row] for row in excluded}
+                kept = [hit for hit in next(hits) if hit.passage_id not in names]
+                found.append(kept[:top_k])
+        return found
 
     def search_vectors(self, query_vectors: np.ndarray, top_k: int) -> list[list[Hit]]:
         """At most `top_k` hits for each query vector [queries, dimension], best first."""
@@ -101,10 +119,13 @@ class DenseSearcher:
         starts = range(0, len(query_vectors), _QUERIES)
         for start in tqdm(starts, desc="searching vectors", disable=len(starts) < 2):
             queries = np.ascontiguousarray(query_vectors[start : start + _QUERIES], np.float32)
-            scores, rows = self.index.search(queries, count)
-            for query, some_scores, some_rows in zip(queries, scores, rows, strict=True):
-                there = some_rows >= 0  # -1 stands for no further hit
-                found.append(self._rank(query, some_scores[there], some_rows[there], top_k))
+            ranked = self.index.search(queries, count)
+            for query, scores, rows in zip(queries, *ranked, strict=True):
+                there = rows >= 0  # -1 stands for no further hit
+                scores, rows = scores[there], rows[there]
+                if self.refine_factor > 1:
+                    scores = np.asarray(self._vectors[rows]) @ query
+                found.append(self._rank(scores, rows, top_k))
         return found
 
     def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
@@ -125,11 +146,7 @@ class DenseSearcher:
             faiss.write_index(self.index, str(folder / ".index.partial"))
             (folder / ".index.partial").replace(folder / "index.faiss")
 
-    def _rank(
-        self, query: np.ndarray, scores: np.ndarray, rows: np.ndarray, top_k: int
-    ) -> list[Hit]:
-        if self.refine_factor > 1:
-            scores = np.asarray(self._vectors[rows]) @ query
+    def _rank(self, scores: np.ndarray, rows: np.ndarray, top_k: int) -> list[Hit]:
         order = np.lexsort((rows, -scores))[:top_k]  # equal scores: order of the passages
         return [Hit(self.passage_ids[rows[i]], float(scores[i])) for i in order]
 

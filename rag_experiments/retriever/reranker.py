@@ -127,7 +127,7 @@ class RerankedRetriever(BaseRetriever):
         """What does not fit the weights, one line each; reads configurations and tokenizers."""
         if isinstance(self.reranker, NoReranker):
             return []
-        texts = [question.question for question in questions]
+        texts = [question.query for question in questions]
         return [f"reranker.{line}" for line in self.reranker.question_problems(texts, runtime)]
 
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher:

@@ -185,7 +185,7 @@ class RescoringSearcher:
             for passage_id, title, text in zip(ids, rows["title"], rows["text"], strict=True)
         }
         pairs = [
-            (question.question, texts[hit.passage_id])
+            (question.query, texts[hit.passage_id])
             for question, hits in zip(questions, found, strict=True)
             for hit in hits
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,27 +14,59 @@ from rag_experiments.contracts import Option, Passage
 # Quotes inside the braces mean that they are the user's own, e.g. of a JSON example.
 _PLACEHOLDER = re.compile(r"\{([^{}\n\"']*)\}")
 
-_REQUIRED = {
-    "system": (),
-    "template": ("context", "question"),
-    "passage": ("text",),
-    "closed_book": ("question",),
-}
-_OPTIONAL = {
-    "system": ("labels",),
-    "template": ("labels",),
-    "passage": ("title",),
-    "closed_book": ("labels",),
-}
+Names = Mapping[str, tuple[str, ...]]
+"""Placeholders by field."""
 
 
-class Prompt(Option):
+class Templates(Option):
     """Plain text with placeholders; a placeholder is replaced, never evaluated.
 
     Text put in for a placeholder is not searched again, so braces in passages and questions
     are harmless. Braces around a quotation mark (a JSON example) stay as they are; any other
     unknown placeholder is refused.
     """
+
+    required: ClassVar[Names]
+    """Placeholders that a field must have; a field that is absent here is no template."""
+    optional: ClassVar[Names]
+    """Placeholders that it may have beside them."""
+
+    @field_validator("*")
+    @classmethod
+    def _placeholders_are_known(cls, value: Any, info) -> Any:
+        if info.field_name not in cls.required:
+            return value
+        required = cls.required[info.field_name]
+        legal = (*required, *cls.optional.get(info.field_name, ()))
+        found = find_placeholders(value)
+        problems = []
+        for name in dict.fromkeys(found):
+            if name not in legal:
+                near = get_close_matches(name.strip().lower(), legal, n=1, cutoff=0.5)
+                hint = f"; did you mean {{{near[0]}}}?" if near else ""
+                problems.append(f"unknown placeholder {{{name}}}{hint}")
+        problems += [f"{{{name}}} is missing" for name in required if name not in found]
+        if problems:
+            allowed = ", ".join(f"{{{name}}}" for name in legal)
+            raise ValueError(f"{'; '.join(problems)} (placeholders here: {allowed}): {value!r}")
+        return value
+
+
+class Prompt(Templates):
+    """How a question is written; its templates are plain text with placeholders."""
+
+    required: ClassVar[Names] = {
+        "system": (),
+        "template": ("context", "question"),
+        "passage": ("text",),
+        "closed_book": ("question",),
+    }
+    optional: ClassVar[Names] = {
+        "system": ("labels",),
+        "template": ("labels",),
+        "passage": ("title",),
+        "closed_book": ("labels",),
+    }
 
     template: str
     """Prompt with passages: {context} is the passages, {question} the question, and {labels},
@@ -57,29 +89,11 @@ class Prompt(Option):
     system: str = ""
     """System message for chat models; empty for none. May have {labels}."""
 
-    @field_validator("system", "template", "passage", "closed_book")
-    @classmethod
-    def _placeholders_are_known(cls, value: str, info) -> str:
-        required, optional = _REQUIRED[info.field_name], _OPTIONAL[info.field_name]
-        legal = (*required, *optional)
-        found = _PLACEHOLDER.findall(value)
-        problems = []
-        for name in dict.fromkeys(found):
-            if name not in legal:
-                near = get_close_matches(name.strip().lower(), legal, n=1, cutoff=0.5)
-                hint = f"; did you mean {{{near[0]}}}?" if near else ""
-                problems.append(f"unknown placeholder {{{name}}}{hint}")
-        problems += [f"{{{name}}} is missing" for name in required if name not in found]
-        if problems:
-            allowed = ", ".join(f"{{{name}}}" for name in legal)
-            raise ValueError(f"{'; '.join(problems)} (placeholders here: {allowed}): {value!r}")
-        return value
-
     @property
     def uses_labels(self) -> bool:
         """Whether {labels} stands anywhere in the prompt."""
         return any(
-            "labels" in _PLACEHOLDER.findall(text)
+            "labels" in find_placeholders(text)
             for text in (self.system, self.template, self.closed_book)
         )
 
@@ -89,19 +103,18 @@ class Prompt(Option):
         """Return the prompt of a question; `passages` are best first (none: closed book)."""
         values = {"question": question, "labels": join_labels(labels)}
         if not passages:
-            return _fill(self.closed_book, values)
+            return fill(self.closed_book, values)
         ordered = passages if self.order == "best_first" else passages[::-1]
         values["context"] = self.separator.join(self.render_passage(p) for p in ordered)
-        return _fill(self.template, values)
+        return fill(self.template, values)
 
     def render_passage(self, passage: Passage) -> str:
         """Return one passage as it stands in {context}."""
-        template = self.passage if passage.title.strip() else _without_title(self.passage)
-        return _fill(template, {"title": passage.title.strip(), "text": passage.text.strip()})
+        return fill_passage(self.passage, passage)
 
     def render_system(self, labels: Sequence[str] = ()) -> str:
         """Return the system message."""
-        return _fill(self.system, {"labels": join_labels(labels)})
+        return fill(self.system, {"labels": join_labels(labels)})
 
 
 def join_labels(labels: Sequence[str]) -> str:
@@ -111,9 +124,20 @@ def join_labels(labels: Sequence[str]) -> str:
     return f"{', '.join(labels[:-1])} or {labels[-1]}"
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    # One pass over the template, so that what is put in is never taken for a placeholder.
+def find_placeholders(template: str) -> list[str]:
+    """Return the names of the placeholders of a template, in order."""
+    return _PLACEHOLDER.findall(template)
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Return a template with its placeholders replaced; what is put in is not searched again."""
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+def fill_passage(template: str, passage: Passage) -> str:
+    """Return a passage as a template writes it; `Prompt.passage` says what becomes of {title}."""
+    values = {name: getattr(passage, name).strip() for name in ("title", "text", "summary")}
+    return fill(template if values["title"] else _without_title(template), values)
 
 
 def _without_title(template: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ class QuestionAnswering(Option):
     """Answer a question in a few words."""
 
     name: ClassVar[str] = "question_answering"
+    records: ClassVar[Literal["questions"]] = "questions"
     labels: ClassVar[tuple[str, ...]] = ()
 
     prompt: Prompt
@@ -40,9 +41,9 @@ class QuestionAnswering(Option):
         """System message for chat models; empty for none."""
         return self.prompt.render_system()
 
-    def render(self, question: str, passages: Sequence[Passage] = ()) -> str:
+    def render(self, question: Question, passages: Sequence[Passage] = ()) -> str:
         """Return the prompt of a question and its passages (none: closed book)."""
-        return self.prompt.render(question, passages)
+        return self.prompt.render(question.question, passages)
 
     def target(self, question: Question) -> str:
         """Return the first accepted answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,6 +17,7 @@ class YesNo(Option):
     """Answer a question with one of the labels."""
 
     name: ClassVar[str] = "yes_no"
+    records: ClassVar[Literal["questions"]] = "questions"
     max_answer_tokens: ClassVar[None] = None  # labels are scored whole
 
     prompt: Prompt
@@ -69,9 +70,9 @@ class YesNo(Option):
         """System message for chat models; empty for none."""
         return self.prompt.render_system(self.labels)
 
-    def render(self, question: str, passages: Sequence[Passage] = ()) -> str:
+    def render(self, question: Question, passages: Sequence[Passage] = ()) -> str:
         """Return the prompt of a question and its passages (none: closed book)."""
-        return self.prompt.render(question, passages, self.labels)
+        return self.prompt.render(question.question, passages, self.labels)
 
     def target(self, question: Question) -> str:
         """Return the label of the first accepted answer.

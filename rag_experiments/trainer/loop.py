@@ -99,7 +99,7 @@ class SearchingModel(nn.Module):
     def forward(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """The loss of questions and of the passages found for them, as `RagModel.forward`."""
         rag, retrieve = self.rag, self.retrieve
-        vectors = rag.query_encoder.forward_texts([q.question for q in questions])
+        vectors = rag.query_encoder.forward_texts([q.query for q in questions])
         examples = retrieve.examples(questions, vectors.detach().float().cpu().numpy())
         batch = {name: x.to(rag.device) for name, x in rag.collate(examples).items()}
         # The same prior as the examples have, this time with its gradient.

@@ -90,7 +90,7 @@ class LoraSides:
         """A question and a passage a row: ids, and labels that mask the prompt."""
         rows = []
         for example in examples:
-            asked = [(example.question.question, (passage,)) for passage in example.passages]
+            asked = [(example.question, (passage,)) for passage in example.passages]
             answer = writer.prompts.encode_answer(self.inputs.run.task.target(example.question))
             rows += [
                 {
