@@ -9,10 +9,11 @@ import pytest
 
 from rag_experiments.contracts import PreparedData, Question, Runtime, UserError
 from rag_experiments.data.bio_qa import FOLDER, BioQA
+from rag_experiments.data.fields import get_field, is_absent
 from rag_experiments.data.files import Files
 from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.data.folder import Folder
-from rag_experiments.data.records import PassageColumns, QuestionColumns, get_field, is_absent
+from rag_experiments.data.records import PassageColumns, QuestionColumns
 
 PASSAGES = [
     {"id": "p1", "title": "Taq", "text": "Taq polymerase comes from Thermus aquaticus."},
