@@ -5,9 +5,11 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import absl.logging
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -47,6 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = getattr(config.option, "numprocesses", None)
     if workers:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    # rouge-score brings absl, whose log handler closes the stream that it began with when Hydra
+    # sets up logging anew: pytest's own, where a test captures output by itself.
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
