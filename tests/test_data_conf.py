@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rag_experiments.data.documents import DocumentColumns
 from rag_experiments.data.source import Source
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,8 @@ def compose(option: str, *overrides: str) -> Source:
 
 
 def test_the_options_of_the_issue_are_there():
-    assert {"bio_qa", "folder", "files", "hub", "bioasq", "pubmedqa"} <= set(OPTIONS)
+    asked = {"bio_qa", "bio_papers", "folder", "files", "hub", "bioasq", "pubmedqa"}
+    assert asked | {"scitldr", "cochrane_plain"} <= set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -45,11 +47,18 @@ def test_option_builds_with_the_defaults_of_its_class(option):
     source = compose(option)
     assert isinstance(source, Source)
     assert source.preparation == type(source.preparation)()
-    if option in ("bio_qa", "folder", "files", "hub"):
+    if option in ("bio_qa", "bio_papers", "folder", "files", "hub"):
         # The YAML shows the defaults; it does not have values of its own.
         needed = {"folder": {"path": "x"}, "hub": {"dataset": "a/b"}}.get(option, {})
         plain = type(source)(**needed)
         assert source == plain
+
+
+def test_the_kind_of_columns_says_what_the_records_are():
+    source = compose("files", "data/columns=documents", "data.columns.summaries=abstract")
+    assert source.columns == DocumentColumns(summaries="abstract")
+    for option in ("scitldr", "cochrane_plain"):
+        assert isinstance(compose(option).columns, DocumentColumns)
 
 
 def test_overrides_reach_nested_parts():
@@ -64,10 +73,12 @@ def test_overrides_reach_nested_parts():
     assert source.preparation.limit.train == 8
 
 
-def test_bioasq_and_pubmedqa_name_the_hub_and_take_a_local_copy(tmp_path):
+def test_public_sets_name_the_hub_and_take_a_local_copy(tmp_path):
     for option, dataset in (
         ("bioasq", "rag-datasets/rag-mini-bioasq"),
         ("pubmedqa", "qiaojin/PubMedQA"),
+        ("scitldr", "allenai/scitldr"),
+        ("cochrane_plain", "GEM/cochrane-simplification"),
     ):
         source = compose(option)
         assert source.problems() == []

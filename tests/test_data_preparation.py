@@ -131,7 +131,7 @@ def test_tokens_are_counted_by_a_tokenizer(tmp_path):
         ({"unit": "words", "size": 20}, "overlap: 20 is not less than size; legal: 0 to 19"),
         ({"unit": "tokens"}, "tokenizer: null; legal with unit=tokens"),
         ({"unit": "words", "tokenizer": "a/b"}, "tokenizer: 'a/b' is not used with unit=words"),
-        ({"unit": "pages"}, "'words', 'sentences' or 'tokens'"),
+        ({"unit": "pages"}, "'words', 'sentences', 'paragraphs' or 'tokens'"),
         ({"size": 0}, "greater than or equal to 1"),
     ],
 )

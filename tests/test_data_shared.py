@@ -22,6 +22,10 @@ SIZES = {  # passages as written, train, validation, test
     "twowiki_multihop": (9616, 407, 93, 164),
     "xquad_en": (240, 839, 132, 219),
 }
+SUMMARIES = {  # train, validation, test, words that are asked for
+    "cochrane_plain": (362, 49, 480, 190),
+    "scitldr": (1992, 619, 618, 18),
+}
 
 pytestmark = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the shared data sets are not beside the repository"
@@ -41,9 +45,38 @@ def test_every_record_of_a_real_set_is_read(name, tmp_path):
     assert seconds < 15
 
 
-def test_a_set_of_documents_without_passages_is_refused_at_once():
-    (line,) = Folder(path=str(SHARED / "scitldr")).problems()
-    assert "holds no passages.jsonl" in line
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_every_document_of_a_real_set_is_read(name, tmp_path):
+    source = Folder(path=str(SHARED / name))
+    assert source.problems() == []
+    start = time.perf_counter()
+    data = source.load(Runtime(cache_dir=tmp_path))
+    seconds = time.perf_counter() - start
+    sizes = (len(data.train), len(data.validation), len(data.test))
+    assert (*sizes, data.test[0].words) == SUMMARIES[name]
+    assert len(data.passages) == sum(sizes)  # not chunked: one passage a document
+    assert data.gold == "none"
+    assert all(document.answers and document.within for document in data.test)
+    assert seconds < 15
+
+
+def test_no_real_test_document_is_shown_its_own_summary(tmp_path):
+    data = Folder(path=str(SHARED / "scitldr"), scope="examples").load(Runtime(cache_dir=tmp_path))
+    summaries = dict(zip(data.passages["document_id"], data.passages["text"], strict=True))
+    shared = [document for document in data.test if document.without]
+    assert 0 < len(shared) < 10  # the set's card says that some documents stand in two splits
+    for document in shared:
+        assert summaries[document.without].casefold() == document.document.casefold()
+
+
+def test_the_conf_of_a_set_of_summaries_takes_the_local_copy(tmp_path):
+    from test_data_conf import compose
+
+    source = compose("scitldr", f"data.path={SHARED / 'scitldr'}")
+    assert isinstance(source, Hub)
+    data = source.load(Runtime(cache_dir=tmp_path))
+    assert data.test[0].question  # the copy's own fields, whatever the columns of the Hub are
+    assert max(len(document.answers) for document in data.test) > 1
 
 
 def test_the_hub_option_takes_the_local_copy(tmp_path):

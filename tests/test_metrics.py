@@ -160,9 +160,14 @@ def test_rouge_by_hand():
 def test_rouge_agrees_with_rouge_score(variant):
     from rouge_score.rouge_scorer import RougeScorer
 
+    def lines(text):
+        # A sentence a line, as rougeLsum reads; of these words DNA alone may begin one.
+        return text.replace(". DNA", ".\nDNA") if variant == "rougeLsum" else text
+
     reference = RougeScorer([variant])
     for p in sentences():
-        best = max(reference.score(a, p.prediction)[variant].fmeasure for a in p.answers)
+        text = lines(p.prediction)
+        best = max(reference.score(lines(a), text)[variant].fmeasure for a in p.answers)
         assert Rouge(variant=variant).score(p) == pytest.approx(best)
 
 

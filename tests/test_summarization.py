@@ -473,6 +473,15 @@ def test_a_run_reads_what_its_scope_says_and_is_saved(
     assert [list(p.passage_ids) for p in again] == [row["passage_ids"] for row in rows]
 
 
+def test_a_sweep_of_summaries_is_compared_on_a_page(place, monkeypatch, capfd):
+    assert not start(monkeypatch, "-m", "retriever=lead,bm25", "model=concat")
+    (page,) = place.glob("outputs/sweeps/*/*/report.md")
+    text = page.read_text("utf-8")
+    assert "rougeL" in text
+    assert "lead" in text
+    assert "no report of the sweep" not in capfd.readouterr().err
+
+
 def test_training_documents_never_see_their_own_summary(place, monkeypatch):
     from rag_experiments.model.rag_model import RagModel
 
@@ -537,13 +546,11 @@ def test_a_task_of_summaries_refuses_questions(place, monkeypatch, caplog, capfd
 
 @pytest.mark.parametrize("name", ["bio_papers", "scitldr", "cochrane_plain"])
 def test_the_experiments_take_both_scopes_and_every_model(name):
-    for scope in ("document", "examples"):
-        for model in ("rag_token", "rag_sequence", "concat"):
-            line = [f"+experiment={name}", f"data.scope={scope}", f"model={model}"]
-            retriever = ["retriever=bm25"] if name == "bio_papers" else []
-            (job,) = Composer().plan([*line, *retriever], multirun=False).jobs
-            assert job.task.name == "summarization"
-            assert job.data.scope == scope
+    line = [f"+experiment={name}", "data.scope=document,examples", "retriever=dense"]
+    jobs = Composer().plan([*line, "model=rag_token,rag_sequence,concat"], multirun=True).jobs
+    assert len(jobs) == 6
+    assert {job.data.scope for job in jobs} == {"document", "examples"}
+    assert all("rougeL" in job.metrics for job in jobs)
 
 
 def test_groups_and_intervals_are_those_of_any_task():

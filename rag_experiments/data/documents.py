@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime, UserError
+from rag_experiments.data.fields import Fields
 from rag_experiments.data.preparation import (
     Preparation,
     cut_texts,
@@ -19,7 +20,7 @@ from rag_experiments.data.preparation import (
     truncate,
 )
 from rag_experiments.data.problems import Problems, number, quote
-from rag_experiments.data.records import Column, Fields, Located, ReadQuestions, hash_text
+from rag_experiments.data.records import Column, Located, ReadQuestions, hash_text
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.data.tables import Table
 from rag_experiments.functional.sentences import find_sentences
