@@ -29,6 +29,7 @@ FLOORS = {
     "sweep": 3,
     "timing": 3,
     "pipeline": 4,
+    "stages": 4,
     "references": 4,
     "diagnosis": 4,
     "coverage": 4,

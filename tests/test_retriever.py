@@ -139,7 +139,7 @@ def build_dense(vectors, index):
 
     ids = [f"p{i}" for i in range(len(vectors))]
     passages = make_passages([(i, "", "") for i in ids])
-    return DenseSearcher.build(passages, vectors, index, "print")
+    return DenseSearcher(passages, vectors, index.build(vectors), index.refine_factor, "print")
 
 
 def test_flat_equals_sorting_all_scores():

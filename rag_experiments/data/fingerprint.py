@@ -1,12 +1,19 @@
-"""One hash that says whether two runs read the same data."""
+"""Hashes that say whether two runs read the same data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 
-from rag_experiments.contracts import PreparedData
+from rag_experiments.contracts import PreparedData, Question
+
+
+def fingerprint_questions(questions: Sequence[Question]) -> str:
+    """SHA-256 over questions with all their fields, in their order; 64 hex digits."""
+    rows = [astuple(question) for question in questions]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def fingerprint(prepared: PreparedData) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rag_experiments.contracts import Runtime
 from rag_experiments.retriever.base import fingerprint_passages, join_title
 from rag_experiments.store.entries import Store
-from rag_experiments.store.keys import describe, libraries, make_key
+from rag_experiments.store.keys import Key, describe, libraries, make_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,8 +22,18 @@ _VERSION = 2  # raise it when the same inputs give other vectors
 _FILE = "vectors.npy"
 
 
-def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> tuple[np.ndarray, str]:
-    """Vectors `[passages, dimension]` float32 (a memory map), and the passages' fingerprint.
+class Embeddings(NamedTuple):
+    """Passage vectors and what they are of."""
+
+    vectors: np.ndarray
+    """`[passages, dimension]` float32, a memory map."""
+    passages: str
+    """Fingerprint of the passages."""
+    key: Key
+
+
+def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Embeddings:
+    """Vectors of passages.
 
     They are written to disk as they are computed, into an entry of the store, and shared by all
     retrievers that search them.
@@ -50,7 +60,7 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> tup
         vectors.flush()
 
     folder = Store(runtime.cache_dir).folder(key, make)
-    return np.load(folder / _FILE, mmap_mode="r"), fingerprint
+    return Embeddings(np.load(folder / _FILE, mmap_mode="r"), fingerprint, key)
 
 
 class _PassageTexts(Sequence[str]):

@@ -83,6 +83,19 @@ def libraries(*names: str) -> dict[str, str | None]:
     return found
 
 
+@cache
+def hash_code(name: str) -> str:
+    """SHA-256 of the source of a module or a folder of this package, e.g. `model`.
+
+    For stages that are cheap beside the mistake of reading a result of other code.
+    """
+    place = Path(__file__).parent.parent / name
+    digest = hashlib.sha256()
+    for file in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+        digest.update(f"{file.relative_to(place.parent)}\0{weights.hash_file(file)}\0".encode())
+    return digest.hexdigest()
+
+
 def differences(old: Key, new: Key) -> list[str]:
     """What is new in a key compared with another of its stage, in words."""
     found = []
