@@ -11,7 +11,7 @@ from rag_experiments.contracts import Runtime, Searcher
 from rag_experiments.retriever.base import fingerprint_passages
 from rag_experiments.retriever.reranker import RerankedRetriever
 from rag_experiments.store.entries import Store
-from rag_experiments.store.keys import describe, libraries, make_key
+from rag_experiments.store.keys import Key, describe, libraries, make_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,21 +41,17 @@ class BM25(RerankedRetriever):
         """Index the words of passages, or take the index from the store."""
         from rag_experiments.retriever.bm25_search import BM25Searcher
 
-        key = make_key(
-            "index",
-            _VERSION,
-            {
-                "passages": fingerprint_passages(passages),
-                **describe(self, "bm25", runtime.cache_dir, _OF_SEARCH),
-                **libraries("bm25s"),
-            },
-        )
         return Store(runtime.cache_dir).result(
-            key,
+            self.index_key(fingerprint_passages(passages), runtime.cache_dir),
             lambda: BM25Searcher.build(passages, self.k1, self.b, self.method, self.stopwords),
             BM25Searcher.save,
             lambda folder: BM25Searcher.load(folder, passages, self.stopwords),
         )
+
+    def index_key(self, passages: str, cache_dir: Path) -> Key:
+        """Key of the index of passages with a given fingerprint."""
+        parts = describe(self, "bm25", cache_dir, _OF_SEARCH) | libraries("bm25s")
+        return make_key("index", _VERSION, {"passages": passages, **parts})
 
     def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher:
         """Load an index that was saved."""

@@ -16,7 +16,7 @@ from rag_experiments.retriever.base import check_manifest, write_manifest
 from rag_experiments.retriever.documents import DocumentRows
 from rag_experiments.retriever.index import Flat
 from rag_experiments.store.entries import Store
-from rag_experiments.store.keys import describe, libraries, make_key
+from rag_experiments.store.keys import Key, describe, libraries, make_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,15 +50,20 @@ def build_index(option: Flat | Hnsw | IvfPq, embedded: Embeddings, cache_dir: Pa
 
     if isinstance(option, Flat):
         return build()
-    parts = describe(option, "index", cache_dir, _OF_SEARCH) | libraries("faiss-cpu")
     index = Store(cache_dir).result(
-        make_key("index", _VERSION, parts, embedded.key),
+        index_key(option, embedded.key, cache_dir),
         build,
         lambda built, folder: faiss.write_index(built, str(folder / _INDEX)),
         lambda folder: faiss.read_index(str(folder / _INDEX)),
     )
     option.tune(index)
     return index
+
+
+def index_key(option: Hnsw | IvfPq, embeddings: Key, cache_dir: Path) -> Key:
+    """Key of the index of the vectors with a given key."""
+    parts = describe(option, "index", cache_dir, _OF_SEARCH) | libraries("faiss-cpu")
+    return make_key("index", _VERSION, parts, embeddings)
 
 
 class DenseSearcher:

@@ -39,17 +39,7 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Emb
     retrievers that search them.
     """
     fingerprint = fingerprint_passages(passages)
-    key = make_key(
-        "embeddings",
-        _VERSION,
-        {
-            "passages": fingerprint,
-            "dtype": runtime.dtype,
-            "device": runtime.device.partition(":")[0],
-            **describe(encoder, "encoder", runtime.cache_dir),
-            **libraries("torch", "transformers", "tokenizers"),
-        },
-    )
+    key = embeddings_key(fingerprint, encoder, runtime)
 
     def make(folder: Path) -> None:
         text_encoder = encoder.load(runtime)
@@ -61,6 +51,21 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Emb
 
     folder = Store(runtime.cache_dir).folder(key, make)
     return Embeddings(np.load(folder / _FILE, mmap_mode="r"), fingerprint, key)
+
+
+def embeddings_key(passages: str, encoder: Encoder, runtime: Runtime) -> Key:
+    """Key of the vectors of passages with a given fingerprint."""
+    return make_key(
+        "embeddings",
+        _VERSION,
+        {
+            "passages": passages,
+            "dtype": runtime.dtype,
+            "device": runtime.device.partition(":")[0],
+            **describe(encoder, "encoder", runtime.cache_dir),
+            **libraries("torch", "transformers", "tokenizers"),
+        },
+    )
 
 
 class _PassageTexts(Sequence[str]):
