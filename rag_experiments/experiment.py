@@ -179,6 +179,8 @@ def _run(
         print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
     print_place(recorder)
     log.info("time: %s", timer)
+    if job.sweep is not None:
+        model.release()  # for the next job
     return processes.share(objective)
 
 

@@ -19,6 +19,7 @@ FLOORS = {
     "encoder": 1,
     "processes": 1,
     "memory": 1,
+    "resident": 1,
     "store": 1,  # it knows no stage, and the retriever keeps embeddings in it
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),

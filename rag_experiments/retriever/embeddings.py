@@ -48,6 +48,7 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Emb
         texts = _PassageTexts(passages, encoder.title_separator)
         text_encoder.encode(texts, encoder.batch_size, "embedding passages", out=vectors)
         vectors.flush()
+        text_encoder.release()
 
     folder = Store(runtime.cache_dir).folder(key, make)
     return Embeddings(np.load(folder / _FILE, mmap_mode="r"), fingerprint, key)
