@@ -57,7 +57,7 @@ def describe(option: Any, name: str, cache_dir: Path, without: frozenset[str] = 
     kind = type(option)
     parts: dict[str, Any] = {name: f"{kind.__module__}.{kind.__qualname__}"}
     if not kind.__module__.startswith("rag_experiments."):
-        parts[f"{name} code"] = _hash_source(kind)
+        parts[f"{name} code"] = _hash_source(kind)  # type: ignore[arg-type]  # classes hash
     for field in kind.model_fields:
         own = f"{name}.{field}"
         if own in without:
