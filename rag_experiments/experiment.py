@@ -21,6 +21,7 @@ from rag_experiments.contracts import (
     Hit,
     Prediction,
     PreparedData,
+    Question,
     Runtime,
     Task,
     Training,

@@ -27,9 +27,8 @@ from typing import Any
 from rag_experiments import weights
 from rag_experiments.config import Run
 from rag_experiments.contracts import Hit, Prediction, PreparedData, Question, Runtime
-from rag_experiments.data.fingerprint import fingerprint_questions
+from rag_experiments.data.fingerprint import fingerprint_passages, fingerprint_questions
 from rag_experiments.pipeline import RagPipeline
-from rag_experiments.retriever.base import fingerprint_passages
 from rag_experiments.store.entries import Store
 from rag_experiments.store.keys import Key, describe, hash_code, libraries, make_key
 

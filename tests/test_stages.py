@@ -20,6 +20,7 @@ from rag_experiments import stages
 from rag_experiments.composition import Composer
 from rag_experiments.config import Run
 from rag_experiments.contracts import Option, PreparedData, Question, Runtime
+from rag_experiments.data.source import Source
 from rag_experiments.retriever.bm25 import BM25
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.dense_search import index_key
@@ -51,6 +52,11 @@ RUNS = {
         "+data.passages={_target_: rag_experiments.data.hub.HubPassages, dataset: org/x, "
         f"revision: {'b' * 40}}}",
         f"data.revision={'a' * 40}",
+    ],
+    "papers": ["data=bio_papers", "task=summarization", "model=concat", "retriever=lead"],
+    "documents": [
+        *("data=files", "data/columns=documents", "data.train=data/train.jsonl"),
+        *("task=summarization", "retriever=bm25"),
     ],
     "hnsw": [
         *("retriever=dense", "retriever/index=hnsw", "retriever/reranker=cross_encoder"),
@@ -97,7 +103,7 @@ ANEW = {
     "seed": set(),
 }
 UNUSED = {"none": {"model.query_encoder"}, "bm25": {"model.query_encoder"}}
-UNUSED["hub"] = UNUSED["bm25"]
+UNUSED["hub"] = UNUSED["papers"] = UNUSED["documents"] = UNUSED["bm25"]
 """Settings of parts that a run does not use: they make nothing anew."""
 
 
@@ -315,9 +321,23 @@ def test_a_source_that_may_change_unseen_is_read_each_time(runs, tmp_path):
         assert stages.data_key(run.model_copy(update={"data": data}), runtime) is None
 
 
+def test_an_option_that_does_not_say_what_it_reads_is_read_each_time(runs, tmp_path):
+    class Own(Source):
+        def open(self, problems, runtime): ...
+
+    run = runs["papers"].model_copy(update={"data": Own()})
+    assert stages.data_key(run, Runtime(cache_dir=tmp_path)) is None
+
+
 def test_prepared_data_is_read_as_it_was_written(tmp_path):
     rows = [
-        {"id": f"p{n}", "title": "T\u00fc", "text": f"a \U0001f9ec {n}", "document_id": "d"}
+        {
+            "id": f"p{n}",
+            "summary": "s",
+            "title": "T\u00fc",
+            "text": f"a \U0001f9ec {n}",
+            "document_id": "d",
+        }
         for n in range(5)
     ]
     questions = (Question("q", "Why?", ("a", "b"), ("p1",), "g"), Question("r", "\ud800", ("x",)))

@@ -35,7 +35,7 @@ class BioQA(Source):
 
     def files(self) -> list[Path] | None:
         """The package's own files, and those of `passages`."""
-        return [*list_folder(FOLDER), *(super().files() or [])]
+        return [*list_folder(FOLDER), *self.passages_files()]
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the package's own files."""

@@ -40,7 +40,7 @@ class Folder(Source):
 
     def files(self) -> list[Path] | None:
         """The folder's files, and those of `passages`."""
-        return [*list_folder(Path(self.path).expanduser()), *(super().files() or [])]
+        return [*list_folder(Path(self.path).expanduser()), *self.passages_files()]
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the folder's files."""

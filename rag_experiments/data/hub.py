@@ -104,7 +104,7 @@ class Hub(Source):
     def files(self) -> list[Path] | None:
         """Local files alone; None where something is read from the Hub that is not pinned to a
         commit."""
-        files = super().files() or []
+        files = self.passages_files()
         if self.path is not None:
             return [*files, *list_folder(Path(self.path).expanduser())]
         named = [(self.dataset, self.revision)]

@@ -98,7 +98,11 @@ class Source(Option):
 
     def files(self) -> list[Path] | None:
         """Every file that `load` reads, so that data is told by their content before it is read;
-        None where the source is elsewhere and may change."""
+        None where the source is elsewhere and may change, or an option does not say."""
+        return None
+
+    def passages_files(self) -> list[Path]:
+        """The file that `passages` names, where it names one."""
         if not isinstance(self.passages, str):
             return []
         path = Path(self.passages).expanduser()
