@@ -18,7 +18,7 @@ from pydantic import Field
 
 from rag_experiments.contracts import Option
 from rag_experiments.store import __main__ as command_line
-from rag_experiments.store import entries
+from rag_experiments.store import entries, scratch
 from rag_experiments.store.entries import Store
 from rag_experiments.store.keys import Key, describe, differences, make_key
 
@@ -50,7 +50,7 @@ def keep(store: Store, key: Key, value: str = "text") -> str:
 @pytest.fixture
 def store(tmp_path, caplog) -> Store:
     caplog.set_level("INFO", "rag_experiments.store")
-    entries._warn_once.cache_clear()
+    scratch.warn_once.cache_clear()
     return Store(tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_a_read_only_cache_is_read_and_else_done_without(
     shared_folder, warm, request, caplog, monkeypatch
 ):
     caplog.set_level("INFO", "rag_experiments.store")
-    entries._warn_once.cache_clear()
+    scratch.warn_once.cache_clear()
     monkeypatch.setattr(tempfile, "tempdir", "/tmp" if sys.platform == "linux" else None)
     store = Store(shared_folder)
     other = make_key("stage", 1, {"top_k": 9})
@@ -278,7 +278,7 @@ def test_a_read_only_cache_is_read_and_else_done_without(
     for path in (shared_folder, *shared_folder.rglob("*")):
         path.chmod(path.stat().st_mode & 0o555)
     request.getfixturevalue("unprivileged")
-    entries._temporary.cache_clear()  # one of this user
+    scratch.scratch_dir.cache_clear()  # one of this user
     assert keep(store, A, "text") == "text"
     assert ("stage: read" in caplog.text) == warm
     assert keep(store, other, "else") == "else"
@@ -286,7 +286,30 @@ def test_a_read_only_cache_is_read_and_else_done_without(
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "results are not kept there" in warnings[0].getMessage()
-    entries._temporary.cache_clear()
+    scratch.scratch_dir.cache_clear()
+
+
+def test_weights_that_cannot_be_kept_are_made_for_the_process(
+    shared_folder, request, caplog, monkeypatch
+):
+    from rag_experiments import weights
+
+    scratch.warn_once.cache_clear()
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp" if sys.platform == "linux" else None)
+    shared_folder.chmod(0o555)
+    request.getfixturevalue("unprivileged")
+    scratch.scratch_dir.cache_clear()
+
+    def write(folder):
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text("x")
+
+    made = weights.keep(shared_folder, "key", write)
+    assert weights.keep(shared_folder, "key", write) == made
+    assert (made / "config.json").is_file()
+    assert list(shared_folder.iterdir()) == []
+    assert caplog.text.count("weights are not kept") == 1
+    scratch.scratch_dir.cache_clear()
 
 
 WORKER = """

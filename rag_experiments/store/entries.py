@@ -11,12 +11,10 @@ stages are.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +25,7 @@ from typing import Any, TypeVar
 
 from rag_experiments import weights
 from rag_experiments.store.keys import FORMAT, Key, differences
+from rag_experiments.store.scratch import scratch_dir, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +132,8 @@ class Store:
                 log.info("%s: computing, %s", key.stage, reason or self._explain(key))
                 _write(folder, key, make)
         except _Unwritable as error:
-            _warn_once(f"{self.root} cannot be written ({error}): results are not kept there")
-            return Store(_temporary()).folder(key, make)
+            warn_once(f"{self.root} cannot be written ({error}): results are not kept there")
+            return Store(scratch_dir()).folder(key, make)
         return folder
 
     def result(
@@ -161,7 +160,7 @@ class Store:
         except OSError as error:
             if not computed:
                 raise
-            _warn_once(f"{key.stage}: the result could not be kept ({error.strerror or error})")
+            warn_once(f"{key.stage}: the result could not be kept ({error.strerror or error})")
             return computed[0]
         try:
             return read(folder)
@@ -282,15 +281,3 @@ def _write(folder: Path, key: Key, make: Callable[[Path], None]) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@cache
-def _temporary() -> Path:
-    folder = tempfile.mkdtemp(prefix="rag_experiments-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-@cache
-def _warn_once(message: str) -> None:
-    log.warning("%s", message)
