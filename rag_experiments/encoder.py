@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,20 @@ class TextEncoder:
         problems = find_problems(folder, pooling, max_length)
         if problems:
             raise UserError([f"{place}.{line}" for line in problems])
-        network = _load_network(folder, pooling)
+        name = (resident.name_folder(folder), pooling == "dpr", runtime.device)
+        network = resident.take("encoder", name)
+        if network is None:
+            network = _load_network(folder, pooling).eval()
+            resident.lend("encoder", name, network)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(network.eval(), tokenizer, runtime, pooling, normalize, max_length)
+        return cls(network, tokenizer, runtime, pooling, normalize, max_length)
+
+    def release(self) -> None:
+        """Leave the weights to the next user in this process, if training did not change them.
+
+        The encoder is of no use then.
+        """
+        resident.give_back(self.network)
 
     def save(self, folder: Path) -> None:
         """Write weights and tokenizer, as `load` reads them, and the settings, for a reader."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
     Hit,
+    Prediction,
     PreparedData,
     Question,
     Runtime,
@@ -27,6 +29,7 @@ from rag_experiments.contracts import (
 )
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.results import Results
+from rag_experiments.stages import Stages
 from rag_experiments.summary import print_place
 from rag_experiments.timing import Timer
 from rag_experiments.tracking import Off, Recorder, masked
@@ -91,29 +94,37 @@ def _run(
     job: sweep.Job,
 ) -> float:
     timer = Timer()
-    with timer.stage("data"), processes.first_before_others():
-        data = config.data.load(runtime)
+    stages = Stages(config, runtime)
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        # A stage that is computed draws numbers, one that is read from the store does not.
+        reproducibility.seed_everything(config.seed)
+        with timer.stage(name):
+            yield
+
+    with stage("data"), processes.first_before_others():
+        data = stages.load_data()
         check_data(config, data, runtime)
         results = Results(config, data, output_dir, recorder, timer)
         results.describe_data(write=processes.is_first())
 
-    with timer.stage("retrieval"):
-        reproducibility.seed_everything(config.seed)
+    with stage("retrieval"):
         searcher = config.retriever.build(data.passages, runtime)
-        # Again: vectors that are computed draw numbers, those that are read from a cache do not.
-        reproducibility.seed_everything(config.seed)
+        reproducibility.seed_everything(config.seed)  # again: adapters begin with random numbers
         model = config.model.load(
             config.task, runtime, encode_queries=config.retriever.uses_query_vectors
         )
         pipeline = RagPipeline(config.task, config.retriever, model, searcher, data.passages)
-        validation_hits = pipeline.search(data.validation) if data.validation else None
-        test_hits = pipeline.search(data.test) if processes.is_first() else []
+        search = partial(stages.search, pipeline)
+        validation_hits = search(data.validation) if data.validation else None
+        test_hits = search(data.test) if processes.is_first() else []
         train_hits = None
         if validation_hits is not None:
             pipeline.fit_temperature(data.validation, validation_hits)
         elif data.train:
             if config.retriever.temperature is None:
-                train_hits = pipeline.search(data.train)
+                train_hits = search(data.train)
             pipeline.fit_temperature(data.train, train_hits, name="train")
         else:
             # Only the spread of the scores: nothing is fitted to the test's gold passages.
@@ -121,21 +132,25 @@ def _run(
             pipeline.fit_temperature(blind, test_hits, name="test")
 
     if processes.is_first():
-        with timer.stage("untrained"):
-            predictions = pipeline.predict(data.test, test_hits, progress="untrained model, test")
+        with stage("untrained"):
+            predictions = stages.answer(
+                pipeline, data.test, test_hits, progress="untrained model, test"
+            )
             if config.trainer.trains:  # else this is the final model, evaluated below
                 results.score("untrained", predictions)
             truncated = model.prompts.cut
 
     if config.trainer.trains:
-        with timer.stage("training"):
+        with stage("training"):
+            if train_hits is None and not config.trainer.trains_query_encoder:
+                train_hits = search(data.train)
             hits = (train_hits, validation_hits)
             train(config, data, pipeline, hits, runtime, recorder, output_dir)
     if not processes.is_first():
         return processes.share(None)  # the first does the rest
 
     if config.trainer.trains:
-        with timer.stage("test"):
+        with stage("test"):
             if config.trainer.trains_query_encoder:
                 test_hits = pipeline.search(data.test)
             before = model.prompts.cut
@@ -145,11 +160,15 @@ def _run(
     elif data.validation:
         # What training would have followed, so that settings without training, above all
         # prompts, are chosen on validation questions too.
-        with timer.stage("validation"):
-            scores = score(config, pipeline, data.validation, validation_hits)
+        with stage("validation"):
+            assert validation_hits is not None
+            answers = stages.answer(
+                pipeline, data.validation, validation_hits, progress="validation"
+            )
+            scores = score(config, answers)
             recorder.log_metrics({f"validation/{name}": v for name, v in scores.items()})
 
-    with timer.stage("saving"):
+    with stage("saving"):
         saved = output_dir / "model"
         pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
         recorder.log_folder(saved, "model")
@@ -161,6 +180,8 @@ def _run(
         print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
     print_place(recorder)
     log.info("time: %s", timer)
+    if job.sweep is not None:
+        model.release()  # for the next job
     return processes.share(objective)
 
 
@@ -238,18 +259,20 @@ def train(
     if config.trainer.trains_query_encoder:
         examples, validation_hits = [Example(question) for question in data.train], None
     else:
-        if train_hits is None:
-            train_hits = pipeline.search(data.train)
+        assert train_hits is not None
         examples = pipeline.read_hits(data.train, train_hits)
+
+    def validate() -> dict[str, float]:
+        return score(
+            config, pipeline.predict(data.validation, validation_hits, progress="validation")
+        )
 
     result = config.trainer.fit(
         Training(
             model=pipeline.model,
             examples=examples,
             retrieve=pipeline,
-            validate=partial(score, config, pipeline, data.validation, validation_hits)
-            if data.validation
-            else None,
+            validate=validate if data.validation else None,
             objective=config.task.objective,
             log=partial(log_curves, recorder, output_dir / CURVES),
             folder=output_dir / "checkpoints",
@@ -275,13 +298,7 @@ def log_curves(recorder: Recorder, path: Path, values: dict[str, float], step: i
         file.write(json.dumps({"step": step, **values}) + "\n")
 
 
-def score(
-    config: Run,
-    pipeline: RagPipeline,
-    questions: Sequence[Question],
-    hits: Sequence[Sequence[Hit]] | None = None,
-) -> dict[str, float]:
-    """Every metric of the model as it is, on questions whose hits may have been found before."""
-    predictions = pipeline.predict(questions, hits, progress="validation")
+def score(config: Run, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Every metric that is defined for predictions."""
     scores = {metric.name: metric.aggregate(predictions) for metric in config.metrics.values()}
     return {name: value for name, value in scores.items() if not math.isnan(value)}

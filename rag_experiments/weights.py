@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_experiments.contracts import UserError
+from rag_experiments.store.scratch import scratch_dir, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,13 @@ def keep(cache_dir: Path, key: str, write: Callable[[Path], None]) -> Path:
     folder = root / key
     if _is_whole(folder):
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{key}.lock"):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{key}.lock").acquire()
+    except OSError as error:
+        warn_once(f"{root} cannot be written ({error.strerror or error}): weights are not kept")
+        return keep(scratch_dir(), key, write)
+    with lock:
         if _is_whole(folder):  # another process wrote it while this one waited
             return folder
         partial = root / f".{key}.partial"

@@ -11,6 +11,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import core  # noqa: E402
 import rag_sides  # noqa: E402
+import reuse  # noqa: E402
 from inputs import QUICK, read_inputs  # noqa: E402
 from side_by_side import OURS_FP32, RECIPE, Times, run_in_turns  # noqa: E402
 
@@ -50,6 +51,19 @@ def test_curves_of_both_precisions_are_printed(cache, capsys):
     assert "| 1 to 10 |" in printed
     assert "| 11 to 20 |" in printed
     assert "largest distance" in printed
+
+
+@pytest.mark.slow
+def test_reuse_changes_no_prediction_and_computes_untrained_answers_once(
+    cache, monkeypatch, capsys
+):
+    line = ["--runs", "2", "--weights", str(cache / "weights"), "+experiment=smoke"]
+    monkeypatch.setattr(sys, "argv", ["reuse.py", *line, "tracking=none"])
+    reuse.main()
+    printed = capsys.readouterr().out
+    assert "predictions are the same bytes" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("| stage untrained"))
+    assert float(row.split("|")[-2]) < 1
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ FLOORS = {
     "encoder": 1,
     "processes": 1,
     "memory": 1,
+    "resident": 1,
+    "store": 1,  # it knows no stage, and the retriever keeps embeddings in it
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),
     "config": 3,
@@ -28,6 +30,7 @@ FLOORS = {
     "sweep": 3,
     "timing": 3,
     "pipeline": 4,
+    "stages": 4,
     "references": 4,
     "diagnosis": 4,
     "coverage": 4,

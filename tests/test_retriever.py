@@ -139,7 +139,7 @@ def build_dense(vectors, index):
 
     ids = [f"p{i}" for i in range(len(vectors))]
     passages = make_passages([(i, "", "") for i in ids])
-    return DenseSearcher.build(passages, vectors, index, "print")
+    return DenseSearcher(passages, vectors, index.build(vectors), index.refine_factor, "print")
 
 
 def test_flat_equals_sorting_all_scores():
@@ -218,7 +218,7 @@ def test_dense_retriever_embeds_title_and_text(passages, runtime):
     assert hits[0] == Hit("p1", pytest.approx(1.0, abs=1e-5))
 
 
-# --- Embedding cache --------------------------------------------------------------------------
+# --- Embeddings -------------------------------------------------------------------------------
 
 
 def test_embeddings_are_kept_by_content(passages, tmp_path, caplog, monkeypatch):
@@ -226,7 +226,7 @@ def test_embeddings_are_kept_by_content(passages, tmp_path, caplog, monkeypatch)
     loads = []
     load = Encoder.load
     monkeypatch.setattr(Encoder, "load", lambda self, rt: loads.append(self) or load(self, rt))
-    caplog.set_level("INFO", "rag_experiments.retriever.embeddings")
+    caplog.set_level("INFO", "rag_experiments.store")
 
     def build(encoder=TINY, data=passages, rt=runtime):
         caplog.clear()
@@ -234,47 +234,43 @@ def test_embeddings_are_kept_by_content(passages, tmp_path, caplog, monkeypatch)
         return searcher, caplog.text
 
     first, text = build()
-    assert "miss, the cache holds no embeddings yet" in text
+    assert "embeddings: computing, the store has none yet" in text
     again, text = build()
-    assert "hit, 6 vectors" in text
+    assert "embeddings: read" in text
     assert len(loads) == 1
     np.testing.assert_array_equal(again.vectors(["p5"]), first.vectors(["p5"]))
-    # The batch size does not change vectors: no part of the key.
-    assert "hit" in build(TINY.model_copy(update={"batch_size": 1}))[1]
 
     for change, name in (
-        ({"max_length": 16}, "max_length (16, there 64)"),
-        ({"pooling": "cls"}, "pooling ('cls', there 'mean')"),
-        ({"normalize": False}, "normalize (False, there True)"),
-        ({"title_separator": ": "}, "title_separator (': ', there ' ')"),
+        ({"batch_size": 1}, "batch_size is new (1, not 4)"),
+        ({"max_length": 16}, "max_length is new (16, not 64)"),
+        ({"pooling": "cls"}, 'pooling is new ("cls", not "mean")'),
+        ({"normalize": False}, "normalize is new (false, not true)"),
+        ({"title_separator": ": "}, 'title_separator is new (": ", not " ")'),
     ):
         text = build(TINY.model_copy(update=change))[1]
-        assert f"miss, the nearest entry differs in {name};" in text
+        assert f"embeddings: computing, encoder.{name}\n" in text
     half = Runtime(cache_dir=tmp_path, dtype="bfloat16")
-    assert "differs in dtype ('bfloat16', there 'float32');" in build(rt=half)[1]
+    assert 'computing, dtype is new ("bfloat16", not "float32")' in build(rt=half)[1]
     changed = make_passages([*PASSAGES[:5], ("p6", "PCR", "Other text.")])
-    assert "differs in passages;" in build(data=changed)[1]
+    assert "computing, passages is new\n" in build(data=changed)[1]
     swapped = make_passages([PASSAGES[1], PASSAGES[0], *PASSAGES[2:]])
-    assert "differs in passages;" in build(data=swapped)[1]
+    assert "computing, passages is new\n" in build(data=swapped)[1]
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "weights" / "random-bert", copy)
-    assert "differs in weights;" in build(TINY.model_copy(update={"weights": str(copy)}))[1]
+    moved = TINY.model_copy(update={"weights": str(copy)})
+    assert "computing, encoder.weights is new\n" in build(moved)[1]
 
 
-def test_a_damaged_entry_is_computed_again(passages, tmp_path, caplog):
+def test_damaged_embeddings_are_computed_again(passages, tmp_path, caplog):
     runtime = Runtime(cache_dir=tmp_path)
-    caplog.set_level("INFO", "rag_experiments.retriever.embeddings")
     expected = Dense(encoder=TINY).build(passages, runtime).vectors(["p1"])
-    (file,) = tmp_path.glob("embeddings/*/vectors.npy")
+    (file,) = tmp_path.glob("store/embeddings/*/vectors.npy")
     content = bytearray(file.read_bytes())
     content[-1] ^= 0xFF
     file.write_bytes(bytes(content))
     searcher = Dense(encoder=TINY).build(passages, runtime)
-    assert "its checksum differs" in caplog.text
+    assert "is damaged (vectors.npy: its checksum differs)" in caplog.text
     np.testing.assert_array_equal(searcher.vectors(["p1"]), expected)
-    (tmp_path / "embeddings" / file.parent.name / "entry.json").write_text("{")
-    Dense(encoder=TINY).build(passages, runtime)
-    assert "is damaged (JSONDecodeError)" in caplog.text
 
 
 # --- Hybrid, gold, none -----------------------------------------------------------------------

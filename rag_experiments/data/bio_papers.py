@@ -6,7 +6,13 @@ from pathlib import Path
 
 from rag_experiments.contracts import Runtime
 from rag_experiments.data.problems import Problems
-from rag_experiments.data.source import Source, Tables, find_folder_problems, open_folder
+from rag_experiments.data.source import (
+    Source,
+    Tables,
+    find_folder_problems,
+    list_folder,
+    open_folder,
+)
 
 FOLDER = Path(__file__).parent / "bio_papers"
 """Documents with summaries, and a README on what they are and their licence."""
@@ -22,6 +28,10 @@ class BioPapers(Source):
         """What is missing from the installation."""
         found = find_folder_problems(FOLDER, own_passages=True)
         return [f"bio_papers: {problem}; install the package again" for problem in found]
+
+    def files(self) -> list[Path] | None:
+        """The package's own files."""
+        return list_folder(FOLDER)
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the package's own files."""

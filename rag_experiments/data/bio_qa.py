@@ -6,7 +6,13 @@ from pathlib import Path
 
 from rag_experiments.contracts import Runtime
 from rag_experiments.data.problems import Problems
-from rag_experiments.data.source import Source, Tables, find_folder_problems, open_folder
+from rag_experiments.data.source import (
+    Source,
+    Tables,
+    find_folder_problems,
+    list_folder,
+    open_folder,
+)
 
 FOLDER = Path(__file__).parent / "bio_qa"
 """Passages, questions, and a README on what they are and their licence."""
@@ -26,6 +32,10 @@ class BioQA(Source):
         found = find_folder_problems(FOLDER, own_passages=self.passages is None)
         installed = [f"bio_qa: {problem}; install the package again" for problem in found]
         return installed + super().problems()
+
+    def files(self) -> list[Path] | None:
+        """The package's own files, and those of `passages`."""
+        return [*list_folder(FOLDER), *self.passages_files()]
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the package's own files."""

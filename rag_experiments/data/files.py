@@ -55,6 +55,11 @@ class Files(Source):
             )
         return found + super().problems()
 
+    def files(self) -> list[Path] | None:
+        """The files that are given."""
+        given = [path for path in (self.train, self.validation, self.test) if path is not None]
+        return [*(Path(path).expanduser() for path in given), *self.passages_files()]
+
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the files that are given."""
         splits = {}

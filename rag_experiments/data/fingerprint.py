@@ -1,12 +1,33 @@
-"""One hash that says whether two runs read the same data."""
+"""Hashes that say whether two runs read the same data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
+from typing import TYPE_CHECKING
 
-from rag_experiments.contracts import PreparedData
+from rag_experiments.contracts import PreparedData, Question
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def fingerprint_questions(questions: Sequence[Question]) -> str:
+    """SHA-256 over questions with all their fields, in their order; 64 hex digits."""
+    rows = [astuple(question) for question in questions]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def fingerprint_passages(passages: Dataset) -> str:
+    """SHA-256 over passages with all their columns, in their order; 64 hex digits."""
+    digest = hashlib.sha256()
+    names = sorted(passages.column_names)
+    for batch in passages.select_columns(names).iter(batch_size=1000):
+        for row in zip(*(batch[name] for name in names), strict=True):
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def fingerprint(prepared: PreparedData) -> str:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from rag_experiments.contracts import Runtime
 from rag_experiments.data.problems import Problems
-from rag_experiments.data.source import Source, Tables, find_folder_problems, open_folder
+from rag_experiments.data.source import (
+    Source,
+    Tables,
+    find_folder_problems,
+    list_folder,
+    open_folder,
+)
 
 
 class Folder(Source):
@@ -31,6 +37,10 @@ class Folder(Source):
         """What is wrong with the paths."""
         found = find_folder_problems(Path(self.path).expanduser(), self.passages is None)
         return [f"path: {problem}" for problem in found] + super().problems()
+
+    def files(self) -> list[Path] | None:
+        """The folder's files, and those of `passages`."""
+        return [*list_folder(Path(self.path).expanduser()), *self.passages_files()]
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the folder's files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,17 @@ from rag_experiments.contracts import Option, Runtime, UserError
 from rag_experiments.data.documents import DocumentColumns
 from rag_experiments.data.problems import Problems
 from rag_experiments.data.records import PassageColumns, QuestionColumns
-from rag_experiments.data.source import Source, Tables, find_folder_problems, open_folder
+from rag_experiments.data.source import (
+    Source,
+    Tables,
+    find_folder_problems,
+    list_folder,
+    open_folder,
+)
 from rag_experiments.data.splits import SPLITS
 from rag_experiments.data.tables import Row, Table, find_folder_problem
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -91,6 +100,26 @@ class Hub(Source):
             if isinstance(value, str) and not Path(value).expanduser().is_file():
                 found.append(f"{name}: {value!r} does not exist; legal: a file or a list of ids")
         return found + super().problems()
+
+    def files(self) -> list[Path] | None:
+        """Local files alone; None where something is read from the Hub that is not pinned to a
+        commit."""
+        files = self.passages_files()
+        if self.path is not None:
+            return [*files, *list_folder(Path(self.path).expanduser())]
+        named = [(self.dataset, self.revision)]
+        if isinstance(self.passages, HubPassages):
+            named.append((self.passages.dataset, self.passages.revision))
+        for dataset, revision in named:
+            folder = Path(dataset).expanduser()
+            if folder.is_dir():
+                files += sorted(path for path in folder.rglob("*") if path.is_file())
+            elif not _COMMIT.fullmatch(revision or ""):
+                return None
+        for ids in (self.validation_ids, self.test_ids):
+            if isinstance(ids, str):
+                files.append(Path(ids).expanduser())
+        return files
 
     def open(self, problems: Problems, runtime: Runtime) -> Tables:
         """Tables of the local copy, or of the splits as `datasets` loads them."""

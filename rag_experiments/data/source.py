@@ -96,6 +96,18 @@ class Source(Option):
         """What is wrong with the paths, found before anything is read."""
         return find_passages_problems(self.passages)
 
+    def files(self) -> list[Path] | None:
+        """Every file that `load` reads, so that data is told by their content before it is read;
+        None where the source is elsewhere and may change, or an option does not say."""
+        return None
+
+    def passages_files(self) -> list[Path]:
+        """The file that `passages` names, where it names one."""
+        if not isinstance(self.passages, str):
+            return []
+        path = Path(self.passages).expanduser()
+        return [find_in_folder(path, "passages") or path]
+
     def load(self, runtime: Runtime) -> PreparedData:
         """Read every record, check it and prepare it.
 
@@ -297,6 +309,12 @@ def open_folder(path: Path, problems: Problems) -> Tables:
 def find_in_folder(path: Path, stem: str) -> Path | None:
     """File of that name in the folder, whatever its format; None where there is none."""
     return next((f for s in SUFFIXES if (f := path / f"{stem}{s}").is_file()), None)
+
+
+def list_folder(path: Path) -> list[Path]:
+    """Files of a folder that `open_folder` reads."""
+    found = (find_in_folder(path, stem) for stem in ("passages", *SPLITS))
+    return [file for file in found if file is not None]
 
 
 def find_folder_problems(path: Path, own_passages: bool) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.functional.likelihood import token_log_probs
 from rag_experiments.model.checkpoint import locate
@@ -99,6 +100,14 @@ class LanguageModel(nn.Module):
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
         """Read prompts once, so that answers can be decoded and scored after them."""
         raise NotImplementedError
+
+    def release(self) -> None:
+        """Leave the weights to the next job of this process, without adapters, if training did
+        not change them. The model is of no use then."""
+        from peft import PeftModel
+
+        adapted = isinstance(self.network, PeftModel)
+        resident.give_back(self.network.unload() if adapted else self.network)
 
     def save(self, folder: Path) -> None:
         """Save what training changed (adapters alone, where there are some) and the tokenizer."""
@@ -366,18 +375,26 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    network: Any = loader.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation=option.attention_on(runtime.device),
-        **extra,
-    )
+    attention = option.attention_on(runtime.device)
+    narrow = option.adapter is not None and runtime.dtype
+    # Hooks and 4-bit weights cannot be undone: such networks are loaded for each job.
+    stays = not option.gradient_checkpointing and not option.quantization
+    name = (resident.name_folder(folder), attention, runtime.device, narrow) if stays else None
+    network: Any = resident.take("generator", name)
+    if network is None:
+        network = loader.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention, **extra
+        )
+        if option.adapter is not None:
+            _narrow_matrices(network, dtype)
+        if stays:
+            resident.lend("generator", name, network)
     if option.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.enable_input_require_grads()
     if option.adapter is not None:
-        network = _adapt(network, option, adapted)
-        _narrow_frozen_weights(network, dtype)
+        with _passing_for_float32(network):
+            network = _adapt(network, option, adapted)
     if not option.quantization:
         network.to(runtime.device)
     model = EncoderDecoderModel if config.is_encoder_decoder else CausalLanguageModel
@@ -437,8 +454,26 @@ def _adapt(network: Any, option: Generator, adapted: Path | None) -> nn.Module:
     return adapted_network
 
 
-def _narrow_frozen_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keep frozen matrices in the type that products run in.
+@contextmanager
+def _passing_for_float32(network: nn.Module) -> Iterator[None]:
+    """Show narrowed matrices as float32, for adapters are made in the type of their matrix."""
+    narrow = {
+        module: module.weight
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.weight.dtype in (torch.bfloat16, torch.float16)
+    }
+    for module, weight in narrow.items():
+        stand_in = torch.empty(1, device=weight.device).expand(weight.shape)  # takes no memory
+        module.weight = nn.Parameter(stand_in, requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, weight in narrow.items():
+            module.weight = weight.requires_grad_(False)
+
+
+def _narrow_matrices(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep matrices that adapters will freeze in the type that products run in.
 
     Autocast would cast them again at every step; the products are the same either way. An
     embedding that shares its matrix with the output layer stays as it is: states that begin
@@ -447,9 +482,5 @@ def _narrow_frozen_weights(network: nn.Module, dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         return
     for module in network.modules():
-        if (
-            isinstance(module, nn.Linear)
-            and module.weight.is_floating_point()
-            and not module.weight.requires_grad
-        ):
+        if isinstance(module, nn.Linear) and module.weight.is_floating_point():
             module.weight = nn.Parameter(module.weight.data.to(dtype), requires_grad=False)

@@ -391,6 +391,15 @@ class RagModel(nn.Module):
             json.dumps({"model": type(self).__name__, "query_encoder_trained": trained}) + "\n"
         )
 
+    def release(self) -> None:
+        """Leave weights that training did not change to the next job of this process.
+
+        The model is of no use then.
+        """
+        self.generator.release()
+        if self.query_encoder is not None:
+            self.query_encoder.release()
+
     def load_trained(self, folder: Path) -> None:
         """Take over, in place, the weights that `save` wrote."""
         load_weights(self.generator.network, folder / "generator")

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from rag_experiments.contracts import Runtime, Searcher
+from rag_experiments.retriever.base import fingerprint_passages
 from rag_experiments.retriever.reranker import RerankedRetriever
+from rag_experiments.store.entries import Store
+from rag_experiments.store.keys import Key, describe, libraries, make_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+_VERSION = 1  # of the index; raise it when the same passages give another one
+_OF_SEARCH = frozenset({"bm25.top_k", "bm25.temperature", "bm25.reranker", "bm25.rerank_depth"})
+"""Settings that the index does not depend on."""
 
 
 class BM25(RerankedRetriever):
@@ -30,10 +38,20 @@ class BM25(RerankedRetriever):
     """Words that are left out of passages and questions."""
 
     def build_first(self, passages: Dataset, runtime: Runtime) -> Searcher:
-        """Index the words of passages."""
+        """Index the words of passages, or take the index from the store."""
         from rag_experiments.retriever.bm25_search import BM25Searcher
 
-        return BM25Searcher.build(passages, self.k1, self.b, self.method, self.stopwords)
+        return Store(runtime.cache_dir).result(
+            self.index_key(fingerprint_passages(passages), runtime.cache_dir),
+            lambda: BM25Searcher.build(passages, self.k1, self.b, self.method, self.stopwords),
+            BM25Searcher.save,
+            lambda folder: BM25Searcher.load(folder, passages, self.stopwords),
+        )
+
+    def index_key(self, passages: str, cache_dir: Path) -> Key:
+        """Key of the index of passages with a given fingerprint."""
+        parts = describe(self, "bm25", cache_dir, _OF_SEARCH) | libraries("bm25s")
+        return make_key("index", _VERSION, {"passages": passages, **parts})
 
     def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher:
         """Load an index that was saved."""

@@ -54,12 +54,14 @@ class Dense(RerankedRetriever):
         ]
 
     def build_first(self, passages: Dataset, runtime: Runtime) -> DenseSearcher:
-        """Embed passages (or take the vectors from the cache) and index them."""
-        from rag_experiments.retriever.dense_search import DenseSearcher
+        """Embed passages and index them, or take both from the store."""
+        from rag_experiments.retriever.dense_search import DenseSearcher, build_index
         from rag_experiments.retriever.embeddings import embed_passages
 
-        vectors, fingerprint = embed_passages(passages, self.encoder, runtime)
-        return DenseSearcher.build(passages, vectors, self.index, fingerprint)
+        embedded = embed_passages(passages, self.encoder, runtime)
+        index = build_index(self.index, embedded, runtime.cache_dir)
+        refine = self.index.refine_factor
+        return DenseSearcher(passages, embedded.vectors, index, refine, embedded.passages)
 
     def load_first(self, folder: Path, passages: Dataset, runtime: Runtime) -> DenseSearcher:
         """Load vectors and index that were saved; the passage encoder is not needed."""

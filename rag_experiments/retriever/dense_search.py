@@ -14,15 +14,56 @@ from tqdm.auto import tqdm
 from rag_experiments.contracts import Hit, Question, UserError
 from rag_experiments.retriever.base import check_manifest, write_manifest
 from rag_experiments.retriever.documents import DocumentRows
+from rag_experiments.retriever.index import Flat
+from rag_experiments.store.entries import Store
+from rag_experiments.store.keys import Key, describe, libraries, make_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
+    from rag_experiments.retriever.embeddings import Embeddings
+    from rag_experiments.retriever.index import Hnsw, IvfPq
 
 log = logging.getLogger(__name__)
 
 _QUERIES = 256  # questions that are searched at once
+
+
+_VERSION = 1  # of the index; raise it when the same vectors give another one
+_INDEX = "index.faiss"
+_OF_SEARCH = frozenset({"index.ef_search", "index.nprobe", "index.refine"})
+"""Settings that the index does not depend on."""
+
+
+def build_index(option: Flat | Hnsw | IvfPq, embedded: Embeddings, cache_dir: Path) -> Any:
+    """FAISS index of passage vectors, from the store where it was built before.
+
+    An exact index is its vectors, so there is nothing more to keep.
+    """
+
+    def build() -> Any:
+        index = option.build(embedded.vectors)
+        count, dimension = embedded.vectors.shape
+        name = type(option).__name__
+        log.info("indexed %d vectors of %d dimensions (%s)", count, dimension, name)
+        return index
+
+    if isinstance(option, Flat):
+        return build()
+    index = Store(cache_dir).result(
+        index_key(option, embedded.key, cache_dir),
+        build,
+        lambda built, folder: faiss.write_index(built, str(folder / _INDEX)),
+        lambda folder: faiss.read_index(str(folder / _INDEX)),
+    )
+    option.tune(index)
+    return index
+
+
+def index_key(option: Hnsw | IvfPq, embeddings: Key, cache_dir: Path) -> Key:
+    """Key of the index of the vectors with a given key."""
+    parts = describe(option, "index", cache_dir, _OF_SEARCH) | libraries("faiss-cpu")
+    return make_key("index", _VERSION, parts, embeddings)
 
 
 class DenseSearcher:
@@ -50,24 +91,11 @@ class DenseSearcher:
         self._rows = {passage_id: i for i, passage_id in enumerate(self.passage_ids)}
 
     @classmethod
-    def build(
-        cls,
-        passages: Dataset,
-        vectors: np.ndarray,
-        option: Flat | Hnsw | IvfPq,
-        fingerprint: str,
-    ) -> DenseSearcher:
-        """Searcher of vectors `[passages, dimension]` float32 in the order of the passages."""
-        index = option.build(vectors)
-        log.info("indexed %d vectors of %d dimensions (%s)", *vectors.shape, type(option).__name__)
-        return cls(passages, vectors, index, option.refine_factor, fingerprint)
-
-    @classmethod
     def load(cls, folder: Path, passages: Dataset, option: Flat | Hnsw | IvfPq) -> DenseSearcher:
         """Searcher that `save` wrote, for the same passages and kind of index."""
         fingerprint = check_manifest(folder, cls.kind, passages)
         vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-        file = folder / "index.faiss"
+        file = folder / _INDEX
         if file.is_file():
             index = faiss.read_index(str(file))
             option.tune(index)
@@ -141,10 +169,10 @@ class DenseSearcher:
             np.save(stream, self._vectors)
         (folder / ".vectors.partial").replace(folder / "vectors.npy")
         if isinstance(self.index, faiss.IndexFlat):
-            (folder / "index.faiss").unlink(missing_ok=True)
+            (folder / _INDEX).unlink(missing_ok=True)
         else:
             faiss.write_index(self.index, str(folder / ".index.partial"))
-            (folder / ".index.partial").replace(folder / "index.faiss")
+            (folder / ".index.partial").replace(folder / _INDEX)
 
     def _rank(self, scores: np.ndarray, rows: np.ndarray, top_k: int) -> list[Hit]:
         order = np.lexsort((rows, -scores))[:top_k]  # equal scores: order of the passages

@@ -30,7 +30,7 @@ class Encoder(Option):
     """Tokens of a passage that are read; the rest is cut, and counted in the log."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Passages in one forward pass; does not change the vectors."""
+    """Passages in one forward pass; changes the vectors by rounding alone."""
 
     title_separator: str = " "
     """What stands between the title and the text of a passage."""

@@ -1,0 +1,1 @@
+"""Results of stages, kept by content."""
