@@ -1,10 +1,14 @@
 """Log-probabilities and decoding states against one row at a time; loading and saving."""
 
 import dataclasses
+import itertools
 import json
+import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rag_reference import (
     END,
     KINDS,
@@ -32,14 +36,11 @@ from transformers import (
 )
 
 from rag_experiments.contracts import Runtime, UserError
-from rag_experiments.model import language_model
+from rag_experiments.model import language_model, rows
+from rag_experiments.model.cache import share_cache
 from rag_experiments.model.generator import Generator, Lora
-from rag_experiments.model.language_model import (
-    load_language_model,
-    load_tokenizer,
-    pad,
-    share_cache,
-)
+from rag_experiments.model.language_model import load_language_model, load_tokenizer
+from rag_experiments.model.rows import pad
 from rag_experiments.weights import resolve
 
 PROMPTS = [[5, 9, 7], [11], [4, 4, 8, 15, 16, 3, 9, 10, 23, 12, 5], [20, 21, 22, 3, 4, 5, 6]]
@@ -91,9 +92,9 @@ def make_any(kind):
     return make_other(kind) if kind in OTHERS else make_network(kind, seed=1)
 
 
-def batch(model, rows):
-    ids, mask = model.pad_prompts([PROMPTS[i] for i in rows])
-    answers, answer_mask = model.pad_answers([ANSWERS[i] for i in rows])
+def batch(model, chosen):
+    ids, mask = model.pad_prompts([PROMPTS[i] for i in chosen])
+    answers, answer_mask = model.pad_answers([ANSWERS[i] for i in chosen])
     return ids, mask, answers, answer_mask
 
 
@@ -168,21 +169,69 @@ def test_prompts_padded_on_the_left_equal_rows_padded_on_the_right(kind, dtype):
     assert widest_error(actual, expected) < TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize("kind", ["llama", *OTHERS])
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_prompts_read_in_parts_equal_prompts_read_together(kind, monkeypatch):
-    model = wrap(make_any(kind).float())
-    ids, mask, answers, _ = batch(model, [0, 1, 2, 3])
-    states = []
-    with torch.no_grad():
-        for tokens in (10_000, 2 * ids.shape[1], 1):
-            monkeypatch.setattr(language_model, "READ_AT_ONCE", tokens)
+    network = make_any(kind).float()
+    model = wrap(network)
+    ids, mask, answers, answer_mask = batch(model, [0, 1, 2, 3])
+    seen = []
+    for tokens, start, parts in ((10_000, 10_000, 1), (2 * ids.shape[1], 10_000, 2), (1, 0, 4)):
+        monkeypatch.setattr(language_model, "READ_AT_ONCE", tokens)
+        monkeypatch.setattr(rows, "START", start)
+        assert len(model.parts(ids, mask)) == parts
+        log_probs = model.answer_log_probs(ids, mask, answers, answer_mask)
+        log_probs.masked_fill(~answer_mask, 0).sum().backward()
+        with torch.no_grad():
             state = model.start(ids, mask)
             state.step(answers[:, 0])
-            states.append((state.next_logits, state.score(answers), state.cache.get_seq_length()))
-    for logits, scores, length in states[1:]:
-        assert float((logits - states[0][0]).abs().max()) < 1e-5
-        assert float((scores - states[0][1]).abs().max()) < 1e-5
-        assert length == states[0][2]
+            found = [log_probs.detach(), state.next_logits, state.score(answers)]
+        seen.append((found, gradients(network), state.cache.get_seq_length()))
+    first, gradient, length = seen[0]
+    for found, other, other_length in seen[1:]:
+        for one, whole in zip(found, first, strict=True):
+            real = answer_mask if one.shape == answer_mask.shape else slice(None)
+            assert float((one - whole)[real].abs().max()) < 1e-5
+        assert_same_gradients(other, gradient, 1e-4)
+        assert other_length == length
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.sampled_from([64, 500, 10_000]))
+def test_rows_are_parted_at_the_least_cost(lengths, limit):
+    """Of all ways to cut the rows, sorted by length."""
+    parts = rows.split_by_length(lengths, limit)
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+
+    def cost(parts):
+        tokens = [max(lengths[row] for row in part) * len(part) for part in parts]
+        fits = all(n <= limit or len(part) == 1 for n, part in zip(tokens, parts, strict=True))
+        return sum(tokens) + rows.START * len(parts) if fits else math.inf
+
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    cuts = itertools.product([False, True], repeat=len(order) - 1)
+
+    def part(cut):
+        found = [[order[0]]]
+        for row, new in zip(order[1:], cut, strict=True):
+            found += [[row]] if new else []
+            found[-1] += [] if new else [row]
+        return found
+
+    assert cost(parts) == min(cost(part(cut)) for cut in cuts)
+
+
+def test_beams_of_a_prompt_share_what_they_attend_to():
+    """Cross-attention is most of the cache: it is copied where rows change their prompt only."""
+    model = wrap(make_network("bart", seed=1))
+    ids, mask, _, _ = batch(model, [0, 1, 2, 3])
+
+    def place(state):
+        return state.cache.cross_attention_cache.layers[0].keys.data_ptr()
+
+    with torch.no_grad():
+        state = model.start(ids, mask).select(torch.tensor([0, 0, 3, 3]))
+        assert place(state.select(torch.tensor([1, 1, 2, 3]))) == place(state)
+        assert place(state.select(torch.tensor([2, 3, 0, 1]))) != place(state)
 
 
 def test_a_score_copies_no_cache_and_leaves_the_state():

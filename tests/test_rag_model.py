@@ -303,11 +303,14 @@ def test_rag_sequence_takes_the_likeliest_of_all_candidates(kind, beams, candida
 
 
 def note_shapes(module):
-    """A list that takes the shape of the ids of each call of a module."""
+    """A list that takes the shape of the tokens of each call of a module."""
     shapes = []
-    module.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+
+    def note(_, args, kwargs):
+        embedded = kwargs.get("inputs_embeds")
+        shapes.append(tuple((kwargs["input_ids"] if embedded is None else embedded).shape[:2]))
+
+    module.register_forward_pre_hook(note, with_kwargs=True)
     return shapes
 
 
@@ -361,7 +364,7 @@ def test_chunks_of_rescoring_change_nothing(monkeypatch):
     settings = {"decoding": {"num_beams": 3}, "vocabulary": 8}
     _, questions, model = make_case("rag_sequence", "t5", **settings)
     expected = decode(model, questions)
-    monkeypatch.setattr("rag_experiments.model.rag_model.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("rag_experiments.model.language_model.SCORED_AT_ONCE", 2)
     assert decode(model, questions) == expected
 
 

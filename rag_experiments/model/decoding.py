@@ -49,7 +49,10 @@ class PassageCache(Cache):
         """Marginal log-probabilities [b, v + 1] of the next token; the last is the placeholder."""
         logits = self.state.next_logits
         each = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
-        mixed = rag_token_next_log_probs(each[self.slots.clamp(min=0)], self.log_prior)
+        if self.slots.shape[1] == 1:  # nothing to mix
+            mixed = each
+        else:
+            mixed = rag_token_next_log_probs(each[self.slots.clamp(min=0)], self.log_prior)
         return functional.pad(mixed, (0, 1), value=-torch.inf)
 
 

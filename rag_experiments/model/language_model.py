@@ -12,25 +12,30 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.functional.likelihood import token_log_probs
+from rag_experiments.model.cache import join_caches, select_cache, share_cache
 from rag_experiments.model.checkpoint import locate
 from rag_experiments.model.generator import Generator
+from rag_experiments.model.rows import Part, join_rows, pad, positions, split_by_length
 
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 2048
 """Prompt tokens that a CPU reads in one call: what a layer makes of more of them leaves its caches,
 which takes a third longer, and more memory."""
+
+SCORED_AT_ONCE = 1024
+"""Answer tokens whose logits stand in memory together when answers are scored."""
 
 
 class LanguageModel(nn.Module):
@@ -69,6 +74,19 @@ class LanguageModel(nn.Module):
     def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask [r, p] of prompts, padded on the model's side."""
         raise NotImplementedError
+
+    def parts(self, ids: Tensor, mask: Tensor) -> list[Part]:
+        """Prompts [r, p] as they are read, a call each: a CPU gains by little padding and by few
+        tokens at once, other devices by few calls."""
+        rows = [list(range(len(ids)))]
+        if self.device.type == "cpu":
+            rows = split_by_length(mask.sum(1).tolist(), READ_AT_ONCE)
+        parts = []
+        for own in rows:
+            chosen = torch.tensor(own, device=ids.device)
+            used = mask[chosen].any(0)
+            parts.append(Part(chosen, used, ids[chosen][:, used], mask[chosen][:, used]))
+        return parts
 
     def pad_answers(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids [r, t] and boolean mask [r, t] of answers, padded on the right."""
@@ -136,8 +154,9 @@ class DecodingState:
         self.cache = cache
         self.mask = mask
 
-    def select(self, rows: Tensor) -> DecodingState:
-        """State of the given rows [k] (repeats allowed), independent of this one."""
+    def select(self, rows: Tensor | slice) -> DecodingState:
+        """State of the given rows [k] (repeats allowed; a slice copies nothing), independent of
+        this one."""
         return type(self)(
             self.model, self.next_logits[rows], select_cache(self.cache, rows), self.mask[rows]
         )
@@ -149,12 +168,17 @@ class DecodingState:
 
     def score(self, answer_ids: Tensor) -> Tensor:
         """log p(y_t | prompt, y_<t) of answers [r, t] after these prompts: [r, t]."""
-        logits = self.next_logits[:, None]
-        if answer_ids.shape[1] > 1:
-            twin = type(self)(self.model, self.next_logits, share_cache(self.cache), self.mask)
-            rest = twin._read(answer_ids[:, :-1])
-            logits = torch.cat([logits, rest.to(logits.dtype)], dim=1)
-        return token_log_probs(logits, answer_ids)
+        rows = max(1, SCORED_AT_ONCE // answer_ids.shape[1])
+        if len(answer_ids) > rows:
+            places = [slice(i, i + rows) for i in range(0, len(answer_ids), rows)]
+            return torch.cat([self.select(own).score(answer_ids[own]) for own in places])
+        first = token_log_probs(self.next_logits[:, None], answer_ids[:, :1])
+        if answer_ids.shape[1] == 1:
+            return first
+        twin = copy.copy(self)
+        twin.cache = share_cache(self.cache)
+        rest = token_log_probs(twin._read(answer_ids[:, :-1]), answer_ids[:, 1:])
+        return torch.cat([first, rest], dim=1)
 
     def _read(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
@@ -176,32 +200,36 @@ class CausalLanguageModel(LanguageModel):
         label_smoothing: float = 0.0,
     ) -> Tensor:
         length = answer_ids.shape[1]
-        mask = torch.cat([prompt_mask, answer_mask], dim=1)
-        output = self.network(
-            input_ids=torch.cat([prompt_ids, answer_ids], dim=1),
-            attention_mask=mask.long(),
-            position_ids=positions(mask),
-            logits_to_keep=length + 1,
-            use_cache=False,
-        )
-        return token_log_probs(output.logits[:, :-1], answer_ids, label_smoothing)
-
-    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
-        rows, tokens = prompt_ids.shape
-        if self.device.type == "cpu":
-            rows = max(1, READ_AT_ONCE // tokens)
-        outputs = [
-            self.network(
-                input_ids=ids,
+        parts = self.parts(prompt_ids, prompt_mask)
+        log_probs = []
+        for part in parts:
+            answers = answer_ids[part.rows]
+            mask = torch.cat([part.mask, answer_mask[part.rows]], dim=1)
+            output = self.network(
+                input_ids=torch.cat([part.ids, answers], dim=1),
                 attention_mask=mask.long(),
                 position_ids=positions(mask),
+                logits_to_keep=length + 1,
+                use_cache=False,
+            )
+            log_probs.append(token_log_probs(output.logits[:, :-1], answers, label_smoothing))
+        return join_rows(log_probs, parts)
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
+        parts = self.parts(prompt_ids, prompt_mask)
+        outputs = [
+            self.network(
+                input_ids=part.ids,
+                attention_mask=part.mask.long(),
+                position_ids=positions(part.mask),
                 logits_to_keep=1,
                 use_cache=True,
             )
-            for ids, mask in zip(prompt_ids.split(rows), prompt_mask.split(rows), strict=True)
+            for part in parts
         ]
-        logits = torch.cat([output.logits[:, -1] for output in outputs])
-        return _CausalState(self, logits, join_caches([o.cache for o in outputs]), prompt_mask)
+        logits = join_rows([output.logits[:, -1] for output in outputs], parts)
+        cache = join_caches([output.cache for output in outputs], [part.rows for part in parts])
+        return _CausalState(self, logits, cache, prompt_mask)
 
 
 class _CausalState(DecodingState):
@@ -236,9 +264,20 @@ class EncoderDecoderModel(LanguageModel):
         raise UserError("model.generator.weights: their config names no decoder_start_token_id")
 
     def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Encoder states [r, p, d] of prompts."""
+        """Encoder states [r, p, d] of prompts, zero at padding between calls."""
         encoder = self.network.get_encoder()
-        return encoder(input_ids=prompt_ids, attention_mask=prompt_mask.long()).last_hidden_state
+        parts = self.parts(prompt_ids, prompt_mask)
+        # One look-up, as the gradient of each is as large as the vocabulary's matrix.
+        tokens = torch.cat([part.ids.flatten() for part in parts])
+        embedded = encoder.get_input_embeddings()(tokens).split([p.ids.numel() for p in parts])
+        states = []
+        for part, own in zip(parts, embedded, strict=True):
+            read = encoder(
+                inputs_embeds=own.view(*part.ids.shape, -1), attention_mask=part.mask.long()
+            ).last_hidden_state
+            states.append(read.new_zeros(len(part.rows), len(part.used), read.shape[-1]))
+            states[-1][:, part.used] = read
+        return join_rows(states, parts)
 
     def answer_log_probs(
         self,
@@ -279,6 +318,26 @@ class EncoderDecoderModel(LanguageModel):
 
 
 class _EncoderDecoderState(DecodingState):
+    def __init__(self, model: LanguageModel, next_logits: Tensor, cache: Cache, mask: Tensor):
+        super().__init__(model, next_logits, cache, mask)
+        self.prompts = torch.arange(len(mask), device=mask.device)  # that the rows read
+
+    def select(self, rows: Tensor | slice) -> DecodingState:
+        prompts = self.prompts[rows]
+        if not torch.equal(prompts, self.prompts):
+            state = cast("_EncoderDecoderState", super().select(rows))
+        else:
+            # Beams of one prompt are exchanged: what they attend to, most of the cache, stays.
+            state = copy.copy(self)
+            state.next_logits = self.next_logits[rows]
+            cache = cast(EncoderDecoderCache, self.cache)
+            state.cache = EncoderDecoderCache(
+                select_cache(cache.self_attention_cache, rows),
+                share_cache(cache.cross_attention_cache),
+            )
+        state.prompts = prompts
+        return state
+
     def _read(self, tokens: Tensor) -> Tensor:
         # The cross-attention cache holds what the decoder needs of the encoder's states; the
         # model only asks that some are passed.
@@ -293,52 +352,6 @@ class _EncoderDecoderState(DecodingState):
         )
         self.cache = output.cache
         return output.logits
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and boolean mask [r, longest] of rows of token ids."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = True
-    return ids, mask
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position of each token among the tokens of its row that are not padding."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
-
-
-def share_cache(cache: Cache) -> Cache:
-    """A cache that grows by itself and shares what is there: layers grow into new tensors."""
-    if isinstance(cache, EncoderDecoderCache):
-        return EncoderDecoderCache(
-            share_cache(cache.self_attention_cache), share_cache(cache.cross_attention_cache)
-        )
-    assert isinstance(cache, DynamicCache)
-    shared = copy.copy(cache)
-    shared.layers = [copy.copy(layer) for layer in cache.layers]
-    return shared
-
-
-def select_cache(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of the given rows that leaves the original as it is."""
-    selected: Any = share_cache(cache)
-    selected.batch_select_indices(rows)
-    return selected
-
-
-def join_caches(caches: Sequence[Cache]) -> Cache:
-    """One cache with the rows of all, which have the same length."""
-    joined = share_cache(caches[0])
-    if len(caches) > 1:
-        for layer, *others in zip(joined.layers, *(c.layers for c in caches[1:]), strict=True):
-            layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
-            layer.values = torch.cat([layer.values, *(other.values for other in others)])
-    return joined
 
 
 def load_language_model(

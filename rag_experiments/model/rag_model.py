@@ -55,9 +55,6 @@ CHARACTERS_A_TOKEN = 4
 
 Result = TypeVar("Result")
 
-ROWS_AT_ONCE = 64
-"""Rows whose answers are scored together when candidates are rescored: bounds memory."""
-
 
 class Job(NamedTuple):
     """An answer to score under one passage of a question."""
@@ -274,7 +271,7 @@ class RagModel(nn.Module):
         try:
             with (
                 self.generator.without_idle_adapters(),
-                torch.inference_mode(),
+                torch.no_grad(),  # in inference_mode autocast would cast the weights at every call
                 self.generator.autocast(),
             ):
                 yield
@@ -515,17 +512,28 @@ class RagSequenceModel(RagModel):
         return self._generate(state, rows, torch.zeros_like(rows).float(), decoding)
 
     def _score(self, state: DecodingState, slots: Tensor, jobs: list[Job]) -> dict[Job, float]:
-        """log p(y|x,z) of answers under passages."""
-        jobs = sorted(jobs, key=lambda job: len(job.answer))  # little padding in each chunk
+        """log p(y|x,z) of answers under passages.
+
+        Each call scores one answer a row, the longest first, so that rows read no copy of what
+        the passages left in the cache.
+        """
+        waiting: dict[int, list[Job]] = {}
+        rows = slots.tolist()
+        for job in sorted(jobs, key=lambda job: -len(job.answer)):
+            waiting.setdefault(rows[job.question][job.passage], []).append(job)
         scores: dict[Job, float] = {}
-        for first in range(0, len(jobs), ROWS_AT_ONCE):
-            chunk = jobs[first : first + ROWS_AT_ONCE]
-            ids, mask = self.generator.pad_answers([job.answer for job in chunk])
-            ids, mask = ids.to(slots.device), mask.to(slots.device)
-            rows = torch.stack([slots[job.question, job.passage] for job in chunk])
-            each = state.select(rows).score(ids)
-            values = likelihood.sequence_log_probs(each[:, None], mask)[:, 0]
-            scores |= zip(chunk, values.tolist(), strict=True)
+        reading = list(range(len(state.mask)))  # rows of the state
+        for turn in range(max(map(len, waiting.values()), default=0)):
+            left = [row for row in reading if len(waiting.get(row, ())) > turn]
+            if left != reading:
+                places = [place for place, row in enumerate(reading) if row in set(left)]
+                state, reading = state.select(torch.tensor(places, device=slots.device)), left
+            now = [waiting[row][turn] for row in reading]
+            ids, mask = (
+                x.to(slots.device) for x in self.generator.pad_answers([j.answer for j in now])
+            )
+            values = likelihood.sequence_log_probs(state.score(ids)[:, None], mask)[:, 0]
+            scores |= zip(now, values.tolist(), strict=True)
         return scores
 
 
