@@ -401,6 +401,11 @@ class Tracking(Protocol):
         """Record a run until the block is left; gives its recorder."""
         ...
 
+    def settle(self, sweep: str, ended: Mapping[Path, str]) -> None:
+        """Mark the runs of a sweep whose process died; `ended` has the folders of jobs that no
+        process is at work on, and why each failed (empty: it did not)."""
+        ...
+
     def comparison(self, sweep: str) -> str:
         """How to look at the runs of a sweep side by side."""
         ...

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rag_experiments import memory
+from rag_experiments import interruption, memory
 
 
 class Timer:
@@ -18,6 +18,7 @@ class Timer:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a block; what it leaves in memory unused is given back at its end."""
+        interruption.check()
         start = time.perf_counter()
         yield
         memory.release()  # or the peaks of all stages would add up

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote, urlsplit
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from rag_experiments.contracts import Option, UserError
+from rag_experiments.journal import Journal, Kept
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
@@ -66,9 +66,6 @@ class Recorder:
     def log_folder(self, folder: Path, name: str) -> None:
         """Record a folder, e.g. the saved model, with all that is in it."""
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """Record a matplotlib figure as an image."""
-
 
 class Off(Option):
     """Records nothing but what a run writes into its own folder."""
@@ -80,6 +77,9 @@ class Off(Option):
     def start(self, raw: DictConfig, output_dir: Path, **labels: Any) -> Iterator[Recorder]:
         """Give a recorder that records nothing."""
         yield Recorder()
+
+    def settle(self, sweep: str, ended: Mapping[Path, str]) -> None:
+        """No run can seem to go on."""
 
     def comparison(self, sweep: str) -> str:
         """Say how to look at the runs of a sweep."""
@@ -128,7 +128,16 @@ class Mlflow(Option):
             return self._experiment()
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
+            if not database.exists():
+                self._create(database)
             return self._experiment()
+
+    def _create(self, database: Path) -> None:
+        """Make a database file whole before it has its name: MLflow cannot read half of one."""
+        partial = database.with_name(f".{database.name}.partial")
+        partial.unlink(missing_ok=True)
+        self.model_copy(update={"uri": f"sqlite:///{partial}"})._client().search_experiments()
+        partial.replace(database)
 
     @contextmanager
     def start(
@@ -143,31 +152,102 @@ class Mlflow(Option):
 
         `raw` is the configuration before its interpolations are resolved; it is recorded as
         parameters and whole. `sweep` is the tag that runs to be compared share, `choices` the
-        option chosen from each group. The run is marked FAILED where an exception leaves the
-        block, KILLED where the process is interrupted.
+        option chosen from each group. The run is marked FAILED, with the error, where an
+        exception leaves the block or the process is asked to end. What the store does not take
+        is kept in `output_dir`, and said.
         """
-        experiment = self.prepare()
-        client = self._client()
         tags = {"output_dir": str(output_dir), **self._tags(raw)}
         if sweep:
             tags["sweep"] = sweep
-        masked = {key: mask(value) for key, value in tags.items()}
-        run = client.create_run(experiment, tags=masked, run_name=mask(name) if name else None)
-        recorder = _MlflowRecorder(client, run.info.run_id, self._page(experiment), self._command())
-        status = "FAILED"
+        facts = {
+            "tags": {key: mask(value) for key, value in tags.items()},
+            "name": mask(name) if name else None,
+        }
+        journal = Journal(output_dir)
+        journal.path.unlink(missing_ok=True)  # an earlier attempt's
+        kept = Kept(journal, facts)
+        kept.open(lambda: self._begin(facts))
+        end = ("FINISHED", "")
         try:
-            recorder.log_config(raw, choices or {})
-            yield recorder
-            status = "FINISHED"
+            kept.log_config(*_configuration(raw, choices or {}))
+            yield cast(Recorder, kept)
         except Exception as error:
-            recorder.tag("error", f"{type(error).__name__}: {error}")
+            end = ("FAILED", f"{type(error).__name__}: {error}")
             raise
         except BaseException as error:  # Ctrl-C, SIGTERM, sys.exit
-            status = "KILLED"
-            recorder.tag("error", f"interrupted by {type(error).__name__}")
+            end = ("FAILED", f"ended by {type(error).__name__}: {error}".rstrip(": "))
             raise
         finally:
-            client.set_terminated(run.info.run_id, status)
+            kept.end(*end)
+            if kept.reason:
+                self._retry(journal, kept.reason)
+
+    def _begin(self, facts: Mapping[str, Any]) -> _MlflowRecorder:
+        """Make the run that a journal's facts describe, or find it again."""
+        experiment = self.prepare()
+        client = self._client()
+        tags = facts["tags"]
+        if "run_id" not in facts:
+            self._replace_attempts(client, experiment, tags)
+        number = facts.get("run_id") or (
+            client.create_run(experiment, tags=tags, run_name=facts["name"]).info.run_id
+        )
+        return _MlflowRecorder(client, number, self._page(experiment), self._command())
+
+    def _replace_attempts(
+        self, client: MlflowClient, experiment: str, tags: Mapping[str, str]
+    ) -> None:
+        """Close earlier attempts at a run whose process died, and take them out of the sweep, so
+        that each of its jobs counts once."""
+        clause = f"tags.output_dir = {_text(tags['output_dir'])}"
+        for run in client.search_runs([experiment], clause):
+            number = run.info.run_id
+            if run.info.status == "RUNNING":
+                client.set_tag(number, "error", "it ended without a word and was begun again")
+                client.set_terminated(number, "FAILED")
+            if "sweep" in tags and run.data.tags.get("sweep") == tags["sweep"]:
+                client.set_tag(number, "earlier_attempt_of", tags["sweep"])
+                client.delete_tag(number, "sweep")
+
+    def _retry(self, journal: Journal, reason: str) -> None:
+        """Try once more to record what was kept; else say how it is done by hand."""
+        folder = journal.path.parent
+        try:
+            self.upload(folder)
+            log.info("tracking answers again: what was kept is recorded")
+        except Exception:
+            again = shlex.join(["python", "-m", "rag_experiments.upload", str(folder)])
+            log.warning("not all is recorded in %s (%s)", mask(self._uri()), mask(reason))
+            log.warning("when it answers again:  %s", again)
+
+    def upload(self, folder: Path) -> str:
+        """Record what the store did not take while the run of a folder went on; return the run's
+        address. Raises UserError where nothing is left to record."""
+        journal = Journal(folder)
+        if not journal.path.is_file():
+            raise UserError(f"{folder}: nothing is left to record here")
+        facts, _ = journal.read()
+        recorder = self._begin(facts)
+        if "run_id" not in facts:  # so that another try goes on with the same run
+            journal.name_run(recorder.run_id)
+        journal.replay(recorder)
+        return recorder.url
+
+    def settle(self, sweep: str, ended: Mapping[Path, str]) -> None:
+        """Mark the runs of a sweep whose process died, which would seem to go on for ever.
+
+        `ended` has the folder of each job that no process is at work on, and why the job failed;
+        an empty text: it did not.
+        """
+        client = self._client()
+        clause = f"tags.sweep = {_text(sweep)} and attributes.status = 'RUNNING'"
+        reasons = {str(folder.absolute()): reason for folder, reason in ended.items()}
+        for run in client.search_runs([self.prepare()], clause, max_results=50_000):
+            reason = reasons.get(run.data.tags.get("output_dir", ""))
+            if reason:
+                client.set_tag(run.info.run_id, "error", mask(reason)[:5000])
+            if reason is not None:
+                client.set_terminated(run.info.run_id, "FAILED" if reason else "FINISHED")
 
     def _tags(self, raw: DictConfig) -> dict[str, str]:
         """Return the user's tags as they are written, so that `${oc.env:NAME}` stays so."""
@@ -274,6 +354,9 @@ class Mlflow(Option):
     def _client(self) -> MlflowClient:
         # Nothing is sent anywhere but to the store.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A server that went away would hold a run for minutes; its records are kept instead.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         from mlflow import MlflowClient
 
         for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -355,15 +438,20 @@ class _MlflowRecorder(Recorder):
     def tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.run_id, name, mask(value)[:5000])
 
-    def log_config(self, raw: DictConfig, choices: Mapping[str, str]) -> None:
+    def log_config(self, parameters: Mapping[str, str], text: str) -> None:
+        """Record each key as a parameter, and the whole as a file."""
         from mlflow.entities import Param
 
-        parameters: dict[str, str] = {str(k): str(v) for k, v in choices.items()}
-        parameters.update(flatten(raw))
         entities = [Param(_legal(key), value) for key, value in parameters.items()]
         for i in range(0, len(entities), 100):
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
-        self.log_text(mask(OmegaConf.to_yaml(raw, resolve=False)), "config.yaml")
+        self.log_text(text, "config.yaml")
+
+    def end(self, status: str, error: str) -> None:
+        """Mark the run as FINISHED or FAILED, with what failed."""
+        if error:
+            self.tag("error", error)
+        self._client.set_terminated(self.run_id, status)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric
@@ -399,8 +487,11 @@ class _MlflowRecorder(Recorder):
     def log_folder(self, folder: Path, name: str) -> None:
         self._client.log_artifacts(self.run_id, str(folder), name)
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        self._client.log_figure(self.run_id, figure, name)
+
+def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Return a configuration as parameters, and as a text."""
+    parameters = {str(key): str(value) for key, value in choices.items()}
+    return {**parameters, **flatten(raw)}, mask(OmegaConf.to_yaml(raw, resolve=False))
 
 
 def mask(text: str) -> str:

@@ -21,12 +21,16 @@ FLOORS = {
     "memory": 1,
     "resident": 1,
     "store": 1,  # it knows no stage, and the retriever keeps embeddings in it
+    "interruption": 1,
+    "disk": 1,
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),
     "config": 3,
     "tracking": 3,
     "assessments": 3,
     "reproducibility": 3,
+    "resumption": 3,
+    "journal": 3,
     "sweep": 3,
     "timing": 3,
     "pipeline": 4,
@@ -37,12 +41,15 @@ FLOORS = {
     "variation": 4,
     "summary": 4,
     "results": 4,
+    "curves": 4,
     "experiment": 4,
+    "jobs": 4,
     "composition": 4,
     "ask": 5,
     "rating": 5,
     "report": 5,
     "export": 5,
+    "upload": 5,
     "__main__": 5,
 }
 """A module imports from its own floor and from lower ones."""
@@ -53,7 +60,7 @@ WINGS = ("report",)
 OWNERS = {
     "mlflow": {"tracking", "assessments"},
     "nicegui": {"rating"},
-    "hydra": {"config", "composition", "sweep", "__main__"},
+    "hydra": {"config", "composition", "sweep", "jobs", "__main__"},
 }
 """Libraries that only these modules import."""
 

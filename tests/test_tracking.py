@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rag_experiments import tracking
+from rag_experiments import journal, tracking, upload
 from rag_experiments.contracts import UserError
 
 SECRET = "do-not-record-me"
@@ -153,8 +155,8 @@ def test_a_long_value_is_cut_with_a_note(client):
     ("error", "status", "note"),
     [
         (ValueError("boom"), "FAILED", "ValueError: boom"),
-        (KeyboardInterrupt(), "KILLED", "interrupted by KeyboardInterrupt"),
-        (SystemExit(143), "KILLED", "interrupted by SystemExit"),
+        (KeyboardInterrupt("SIGTERM"), "FAILED", "ended by KeyboardInterrupt: SIGTERM"),
+        (SystemExit(143), "FAILED", "ended by SystemExit: 143"),
     ],
 )
 def test_a_run_that_ends_badly_is_marked(client, error, status, note):
@@ -169,7 +171,7 @@ def test_the_comparison_shows_what_differs_and_the_test_scores(client):
     store = tracking.Mlflow()
     for name, score in (("bm25", 0.25), ("dense", 0.5)):
         choices = {"retriever": name, "model": "concat"}
-        with store.start(raw(), Path("x"), name=name, sweep="s", choices=choices) as run:
+        with store.start(raw(), Path(name), name=name, sweep="s", choices=choices) as run:
             run.log_metrics({"test/f1": score, "test/f1_low": 0.0, "seconds/data": 1.0})
     with store.start(raw(), Path("x"), name="another"):
         pass
@@ -302,6 +304,132 @@ def test_tracking_none_records_nothing(tmp_path, monkeypatch):
         run.log_predictions([{}])
         assert run.url == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded(
+    client, tmp_path, monkeypatch, caplog, capsys
+):
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "1")
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "adapter.bin").write_bytes(b"1234")
+    other = sqlite3.connect("outputs/mlflow.db", isolation_level=None)
+    config = raw(tracking={"_target_": "rag_experiments.tracking.Mlflow", "tags": {}})
+    with caplog.at_level(logging.WARNING), tracking.Mlflow().start(config, folder, "one") as run:
+        run.log_metrics({"train/loss": 1.0}, 1)
+        other.execute("BEGIN EXCLUSIVE")
+        for step in (2, 3):
+            run.log_metrics({"train/loss": 1 / step}, step)
+        run.log_predictions([{"id": "q1", "answers": ("a", "b")}])
+        run.log_folder(folder / "model", "model")
+        assert run.url == ""
+    assert "the run goes on, but tracking does not take its records" in caplog.text
+    command = f"python -m rag_experiments.upload {folder}"
+    assert caplog.messages[-1] == f"when it answers again:  {command}"
+    other.execute("ROLLBACK")
+    other.close()
+    assert only_run(client).info.status == "RUNNING"
+
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    monkeypatch.setattr(sys, "argv", command.split()[2:])
+    upload.main()
+    found = only_run(client)
+    assert capsys.readouterr().out.startswith(f"{folder}: recorded as http://127.0.0.1:5000/#/")
+    assert found.info.status == "FINISHED"
+    curve = client.get_metric_history(found.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert json.loads(artifact("predictions.json").read_text())["data"] == [["q1", ["a", "b"]]]
+    assert artifact("adapter.bin").read_bytes() == b"1234"
+    assert sorted(path.name for path in folder.iterdir()) == [".hydra", "model"]
+    with pytest.raises(SystemExit, match="2"):
+        upload.main()
+    assert "nothing is left to record here" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_without_its_server_is_recorded_whole_later(
+    client, no_proxy, tmp_path, caplog
+):
+    folder = tmp_path / "sweep" / "0"
+    folder.mkdir(parents=True)
+    gone = {"_target_": "rag_experiments.tracking.Mlflow", "uri": "http://127.0.0.1:9"}
+    config = raw(tracking=gone)
+
+    def fail() -> None:
+        with tracking.Mlflow(uri=gone["uri"]).start(config, folder, "one", sweep="s") as run:
+            run.tag("gold_source", "annotated")
+            raise ValueError("boom")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="boom"):
+        fail()
+    assert "nothing answers at http://127.0.0.1:9" in caplog.text
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    (place,) = upload.find([tmp_path / "sweep"])
+    with pytest.raises(UserError, match="nothing answers"):
+        upload.upload(place)
+    upload.upload(place, f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = only_run(client)
+    assert found.info.status == "FAILED"
+    assert found.info.run_name == "one"
+    assert found.data.tags["error"] == "ValueError: boom"
+    assert found.data.tags["sweep"] == "s"
+    assert found.data.tags["gold_source"] == "annotated"
+    assert found.data.params["seed"] == "1"
+
+
+def test_a_short_lock_leaves_nothing_to_upload(client, tmp_path, monkeypatch, caplog):
+    calls = iter([OSError("locked")])
+
+    def log_metrics(self, metrics, step=None):
+        for error in calls:
+            raise error
+        original(self, metrics, step)
+
+    original = tracking._MlflowRecorder.log_metrics
+    monkeypatch.setattr(tracking._MlflowRecorder, "log_metrics", log_metrics)
+    with caplog.at_level(logging.INFO), tracking.Mlflow().start(raw(), tmp_path / "run") as run:
+        run.log_metrics({"test/f1": 0.5})
+        run.tag("after", "that")
+    assert caplog.messages[-1] == "tracking answers again: what was kept is recorded"
+    found = only_run(client)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"test/f1": 0.5}
+    assert found.data.tags["after"] == "that"
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_line_that_a_kill_cut_short_is_not_read(tmp_path):
+    kept = journal.Journal(tmp_path)
+    kept.begin({"tags": {}, "name": None})
+    kept.add("tag", ("a", "b"), {})
+    with kept.path.open("a") as file:
+        file.write('["tag", ["c"')
+    assert kept.read() == ({"tags": {}, "name": None}, [("tag", ["a", "b"], {})])
+
+
+def test_runs_of_dead_processes_are_marked_and_later_attempts_take_their_place(client, tmp_path):
+    store = tracking.Mlflow()
+    number = store.prepare()
+    folders = [tmp_path / str(n) for n in range(4)]
+    tags = [{"output_dir": str(folder), "sweep": "s"} for folder in folders]
+    tags.append({"output_dir": str(tmp_path / "x"), "sweep": "another"})
+    runs = [client.create_run(number, tags=own).info.run_id for own in tags]
+    store.settle("s", {folders[0]: "killed", folders[1]: "", folders[3]: "not started"})
+    states = [client.get_run(run).info.status for run in runs]
+    assert states == ["FAILED", "FINISHED", "RUNNING", "FAILED", "RUNNING"]
+    assert client.get_run(runs[0]).data.tags["error"] == "killed"
+    with store.start(raw(), folders[0], sweep="s"):
+        pass
+    assert "sweep" not in client.get_run(runs[0]).data.tags
+    assert client.get_run(runs[0]).data.tags["earlier_attempt_of"] == "s"
+    with store.start(raw(), tmp_path / "x"):  # a single run, begun again
+        pass
+    assert client.get_run(runs[4]).info.status == "FAILED"
+    assert client.get_run(runs[4]).data.tags["sweep"] == "another"
+    found = client.search_runs([number], "tags.sweep = 's'")
+    assert len(found) == 4
+    assert store.find(folders[0]).info.status == "FINISHED"
 
 
 WRITER = """

@@ -1,0 +1,96 @@
+"""Files that are whole or not there, and what to say of a disk that takes none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rag_experiments.contracts import UserError
+
+_REASONS = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.ENOTDIR: "a part of the path is a file",
+}
+# Libraries in other languages put the system's error into the text of their own.
+_TEXTS = {
+    errno.ENOSPC: r"no space left on device|disk is full|os error 28\b",
+    errno.EDQUOT: r"disk quota exceeded",
+    errno.EROFS: r"read-only file system|readonly database|os error 30\b",
+}
+_ROOM = 2**20
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that nobody reads half of it, whenever the process dies."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, key: str) -> None:
+    """Raise UserError, with the key that names it, where a folder takes no files."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, str(error.strerror))
+        raise UserError(
+            f"{key}: {str(folder)!r} cannot be written: {reason}; mend it, or choose another "
+            f"folder with {key}="
+        ) from None
+
+
+def explain(error: BaseException, cache_dir: Path, folder: Path) -> UserError | None:
+    """Return in one line what the disk refused; None where the error is of another kind.
+
+    `folder` is the run's own.
+    """
+    found = next(filter(None, map(_refusal, _chain(error))), None)
+    if found is None:
+        full = [place for place in (folder, cache_dir) if _is_full(place)]
+        if not full or not isinstance(error, (OSError, RuntimeError)):
+            return None
+        found = (str(full[0]), _REASONS[errno.ENOSPC])
+    place, reason = found
+    return UserError(
+        f"{place or folder}: cannot be written: {reason}; mend it, or choose other folders with "
+        f"cache_dir= (now {cache_dir}) and hydra.run.dir= or hydra.sweep.dir=; what is finished "
+        "is kept"
+    )
+
+
+def _refusal(error: BaseException) -> tuple[str, str] | None:
+    if isinstance(error, OSError) and error.errno in _REASONS:
+        known = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        if known or error.filename is not None:  # else it may be a socket's
+            return str(error.filename or ""), _REASONS[error.errno]
+    for number, pattern in _TEXTS.items():
+        if re.search(pattern, str(error), re.IGNORECASE):
+            return "", _REASONS[number]
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full(folder: Path) -> bool:
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), None)
+    return there is not None and shutil.disk_usage(there).free < _ROOM
