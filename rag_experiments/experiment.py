@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pathlib import Path
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import memory, processes, reproducibility, sweep
+from rag_experiments import memory, processes, reproducibility, resumption, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
@@ -27,6 +27,7 @@ from rag_experiments.contracts import (
     Training,
     UserError,
 )
+from rag_experiments.curves import Curves
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.results import Results
 from rag_experiments.stages import Stages
@@ -38,7 +39,7 @@ from rag_experiments.variation import reword_question
 log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
-"""File of a run's training curves: one line for each step that was logged."""
+"""File of a run's training curves."""
 
 
 def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
@@ -170,6 +171,7 @@ def _run(
 
     with stage("saving"):
         saved = output_dir / "model"
+        shutil.rmtree(saved, ignore_errors=True)  # of a run that was cut short
         pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
         recorder.log_folder(saved, "model")
 
@@ -267,6 +269,7 @@ def train(
             config, pipeline.predict(data.validation, validation_hits, progress="validation")
         )
 
+    curves = Curves(recorder, output_dir / CURVES)
     result = config.trainer.fit(
         Training(
             model=pipeline.model,
@@ -274,11 +277,12 @@ def train(
             retrieve=pipeline,
             validate=validate if data.validation else None,
             objective=config.task.objective,
-            log=partial(log_curves, recorder, output_dir / CURVES),
-            folder=output_dir / "checkpoints",
+            log=curves.log,
+            folder=output_dir / resumption.CHECKPOINTS,
             runtime=runtime,
         )
     )
+    curves.go_on()  # the training may have ended before an interruption
     recorder.log_metrics({"train/steps": float(result.steps)})
     if result.best_score is not None and result.best_step is not None:
         log.info(
@@ -289,13 +293,6 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
-
-
-def log_curves(recorder: Recorder, path: Path, values: dict[str, float], step: int) -> None:
-    """Record a point of the training curves, and append it to the run's own file of them."""
-    recorder.log_metrics(values, step)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def score(config: Run, predictions: Sequence[Prediction]) -> dict[str, float]:

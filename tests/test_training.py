@@ -8,18 +8,20 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rag_experiments.contracts import Example, Passage, Question, Runtime, Training, UserError
-from rag_experiments.model.generator import Generator
+from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.query_encoder import QueryEncoder
 from rag_experiments.model.rag_token import RagToken
 from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
+from rag_experiments.trainer import loop
 from rag_experiments.trainer.joint import Joint
-from rag_experiments.trainer.loop import JointLoop, _arguments, fit
+from rag_experiments.trainer.loop import JointLoop, _arguments, find_checkpoint
 from rag_experiments.trainer.supervised import Supervised
 
 PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
@@ -86,11 +88,142 @@ def test_joint_training_decays_what_others_decay_at_its_own_rates(make_training)
         assert found[id(parameter)] == (rate, 0.0 if plain else 0.1), name
 
 
-def test_checkpoints_are_gone_after_training(make_training):
-    training = make_training(lambda: {"f1": 0.5})
-    result = fit(Supervised(num_train_epochs=1.0), training, Supervised()._loop())
-    assert result.best_score == 0.5
-    assert not training.folder.exists()
+class Killed(Exception):
+    """Stands for the death of the process."""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the training of a model of its own in a folder, to die after so many points of the
+    curves, or validations, or writing a checkpoint; returns what it left."""
+    runtime = Runtime(cache_dir=tmp_path / "cache")
+    option = RagToken(
+        generator=Generator(weights="random:llama", kind="causal", adapter=Lora(dropout=0.5)),
+        query_encoder=QueryEncoder(weights="random:bert"),
+    )
+    examples = [
+        Example(Question(f"q{i}", f"Why {i}?", (f"so {i}",)), (Passage("p", "", "text"),), (0.0,))
+        for i in range(10)
+    ]
+
+    def train(folder, trainer, scores, *, points=99, validations=99):
+        torch.manual_seed(runtime.seed)
+        model = option.load(TASK, runtime, encode_queries=True)
+        curves, validated = [], []
+
+        def log(values, step):
+            if len(curves) == points:
+                raise Killed
+            curves.append((step, values))
+
+        def validate():
+            validated.append(1)
+            if len(validated) > validations:
+                raise Killed
+            torch.rand(3)  # whatever a validation draws
+            return {"f1": scores[min(trainer_step(model), len(scores) - 1)]}
+
+        def trainer_step(model):  # a score that depends on the weights alone
+            weights = torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+            return int(weights.double().abs().sum() * 1e6) % len(scores)
+
+        result = trainer.fit(
+            Training(
+                model=model,
+                examples=examples,
+                retrieve=None,  # type: ignore[arg-type]
+                validate=validate if trainer.eval_strategy != "no" else None,
+                objective="f1",
+                log=log,
+                folder=tmp_path / folder,
+                runtime=runtime,
+            )
+        )
+        return result, {n: p.detach().clone() for n, p in model.named_parameters()}, curves
+
+    return train
+
+
+SETTINGS = {"per_device_train_batch_size": 2, "num_train_epochs": 3.0, "learning_rate": 1e-2}
+TRAINERS = {
+    "epochs": Supervised(**SETTINGS, logging_steps=2, save_seconds=0),
+    "steps": Supervised(
+        **SETTINGS, logging_steps=3, save_seconds=0, eval_strategy="steps", eval_steps=4
+    ),
+    "no validation": Supervised(**SETTINGS, logging_steps=2, save_seconds=0, eval_strategy="no"),
+    "accumulation": Supervised(
+        **SETTINGS, logging_steps=1, save_seconds=0, gradient_accumulation_steps=2
+    ),
+    "part of an epoch": Supervised(**SETTINGS, max_steps=8, logging_steps=1, save_seconds=0),
+    "evaluations alone": Supervised(**SETTINGS, logging_steps=2, save_seconds=999),
+    "early stopping": Supervised(
+        **SETTINGS, logging_steps=2, save_seconds=0, early_stopping_patience=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(start, name):
+    trainer, scores = TRAINERS[name], [0.1 * i for i in range(7)]
+    result, weights, curves = start("whole", trainer, scores)
+    assert len(curves) >= 6
+    attempts = 0
+    while True:
+        # Each attempt gets two points, or one validation, further than the checkpoint.
+        by_points = attempts % 2 or trainer.eval_strategy == "no"
+        limit = {"points": 2} if by_points else {"validations": 1}
+        try:
+            again, found, last = start("cut", trainer, scores, **limit)
+            break
+        except Killed:
+            attempts += 1
+    assert attempts >= 1
+    assert again == result
+    assert all(torch.equal(found[n], weights[n]) for n in weights)
+    assert last == curves[len(curves) - len(last) :]
+    # And where the training had ended before the process did.
+    ended, found, none = start("cut", trainer, scores, points=0, validations=0)
+    assert ended == result
+    assert none == []
+    assert all(torch.equal(found[n], weights[n]) for n in weights)
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_read(tmp_path):
+    def checkpoint(step, best=None, state=True):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "rng_state.pth").write_bytes(b"")
+        text = json.dumps({"best_model_checkpoint": best and str(tmp_path / best)})
+        (folder / "trainer_state.json").write_text(text if state else text[:9])
+        return folder
+
+    assert find_checkpoint(tmp_path) is None
+    whole = checkpoint(8, best="checkpoint-8")
+    checkpoint(9, best="checkpoint-2")  # which is gone
+    (checkpoint(10) / "trainer_state.json").unlink()
+    checkpoint(11, state=False)
+    (checkpoint(12) / "rng_state.pth").unlink()
+    assert find_checkpoint(tmp_path) == whole
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    asked = loop.Checkpoints(SimpleNamespace(restore_window=lambda: None), seconds=10)
+    asked.on_train_begin(None, None, None)
+    written = []
+    for step in range(1, 1000):
+        now[0] += 1
+        control = SimpleNamespace(should_log=step % 2 == 0, should_save=False)
+        state = SimpleNamespace(global_step=step, max_steps=1000, epoch=step / 1000)
+        asked.on_step_end(SimpleNamespace(eval_strategy="epoch"), state, control)
+        if control.should_save:
+            written.append(step)
+            with asked.timed():
+                now[0] += 3
+    assert written[0] == 10
+    assert len(written) == pytest.approx(now[0] / (3 * 20), abs=2)
 
 
 @pytest.mark.slow

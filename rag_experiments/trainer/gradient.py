@@ -44,6 +44,10 @@ class GradientTrainer(Option):
     """Evaluations without a better objective before training stops; null never stops."""
     logging_steps: Annotated[int, Field(ge=1)] = 5
     """Steps between two points of the training curve."""
+    save_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between two checkpoints from which an interrupted training goes on, beside those
+    of the evaluations; written with a point of the curve, and never for more than a twentieth of
+    the time."""
 
     @model_validator(mode="after")
     def _check(self) -> GradientTrainer:

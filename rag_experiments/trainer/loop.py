@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from rag_experiments import processes
+from rag_experiments import interruption, processes
 from rag_experiments.contracts import Example, Question, Training, TrainingResult, UserError
 from rag_experiments.trainer.gradient import GradientTrainer
 from rag_experiments.trainer.joint import Joint
 
 log = logging.getLogger(__name__)
 
+WINDOW = "window.json"
+"""File of a checkpoint with the loss since the last point of the training curve."""
+
 
 class Loop(Trainer):
     """Trains on examples whose passages are fixed."""
+
+    resumed: Path | None = None
+    """Checkpoint from which the training goes on."""
 
     def __init__(self, option: GradientTrainer, training: Training, arguments: TrainingArguments):
         self.option = option
@@ -37,6 +53,8 @@ class Loop(Trainer):
             data_collator=self.collate,
             callbacks=[Curves(training)],
         )
+        self.checkpoints = Checkpoints(self, option.save_seconds)
+        self.add_callback(self.checkpoints)
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         if option.early_stopping_patience is not None and training.validate is not None:
@@ -75,9 +93,34 @@ class Loop(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.training.model.save(folder)
+        window = {"loss": float(self._tr_loss), "since": self._globalstep_last_logged}
+        (folder / WINDOW).write_text(json.dumps(window), encoding="utf-8")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.checkpoints.timed():
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.training.model.load_trained(Path(resume_from_checkpoint))
+        self.resumed = Path(resume_from_checkpoint)
+        self.training.model.load_trained(self.resumed)
+
+    def restore_window(self) -> None:
+        """Take up the mean loss of the next point of the curve where the checkpoint left it."""
+        if self.resumed is not None and processes.count() == 1:
+            window = json.loads((self.resumed / WINDOW).read_text(encoding="utf-8"))
+            self._tr_loss = torch.tensor(window["loss"], device=self.args.device)
+            self._globalstep_last_logged = window["since"]
+
+    def take_over(self, checkpoint: Path) -> bool:
+        """Load the outcome of a training that had ended when it was cut short; False: it had not,
+        and goes on."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        control: Any = state.stateful_callbacks["TrainerControl"]
+        if not control["args"]["should_training_stop"]:
+            return False
+        self.state = state
+        self.training.model.load_trained(Path(state.best_model_checkpoint or checkpoint))
+        return True
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
@@ -172,22 +215,82 @@ class Curves(TrainerCallback):
             self.training.log(values, state.global_step)
 
 
+class Checkpoints(TrainerCallback):
+    """Asks for checkpoints between those of the evaluations."""
+
+    def __init__(self, loop: Loop, seconds: float):
+        self.loop = loop
+        self.seconds = seconds
+        self.cost = 0.0
+        self.latest = time.monotonic()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Note when a checkpoint was written, and how long it took."""
+        begin = time.monotonic()
+        yield
+        self.latest = time.monotonic()
+        self.cost = self.latest - begin
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.latest = time.monotonic()
+        self.loop.restore_window()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        interruption.check()
+        last = state.global_step >= state.max_steps
+        if args.eval_strategy == "epoch" and (last or float(state.epoch).is_integer()):
+            return  # it follows the evaluation, which a checkpoint before it would leave out
+        if last:
+            control.should_save = True
+        elif control.should_log:  # so that points of the curve are not cut in two
+            wait = max(self.seconds, 19 * self.cost)
+            control.should_save |= processes.share(time.monotonic() - self.latest >= wait)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; those that a kill cut short are removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    ranks = range(processes.count())
+    names = [f"rng_state_{rank}.pth" for rank in ranks] if len(ranks) > 1 else ["rng_state.pth"]
+    try:  # the state is written last
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    best = state["best_model_checkpoint"]
+    return all((checkpoint / n).is_file() for n in names) and (best is None or Path(best).is_dir())
+
+
 def fit(option: GradientTrainer, training: Training, loop: type[Loop]) -> TrainingResult:
     """Train in place; the model ends with the weights of the best validation objective.
 
-    Checkpoints are written to `training.folder` and removed at the end, when the best one has
-    been taken over.
+    Checkpoints are written to `training.folder`. Where one is there already, the training goes on
+    from it, and ends with the weights that it would have had without the interruption.
     """
     validated = training.validate is not None and option.eval_strategy != "no"
     if not validated:
         log.warning("no validation: the last weights are kept, whatever they score")
     training.model.train_query_encoder(option.trains_query_encoder)
     trainer = loop(option, training, _arguments(option, training, validated))
-    trainer.train()
+    found = processes.share(find_checkpoint(training.folder) if processes.is_first() else None)
+    if found is not None:
+        log.info("training goes on from the checkpoint of step %d", _step(found))
+    if found is None or not trainer.take_over(found):
+        trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    set_seed(training.runtime.seed)  # a training that went on has drawn fewer numbers
     state = trainer.state
     processes.wait()  # another process may be reading the best checkpoint still
-    if processes.is_first():
-        shutil.rmtree(training.folder, ignore_errors=True)
     if not validated or state.best_metric is None:
         return TrainingResult(steps=state.global_step)
     return TrainingResult(
@@ -216,8 +319,9 @@ def _arguments(option: GradientTrainer, training: Training, validated: bool) -> 
         eval_steps=option.eval_steps,
         save_strategy=strategy,
         save_steps=option.eval_steps or 500,
-        save_total_limit=1,
+        save_total_limit=2,  # with 1, Trainer ends by removing the last one: what says it ended
         load_best_model_at_end=validated,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         metric_for_best_model=training.objective if validated else None,
         greater_is_better=True if validated else None,
         bf16=runtime.dtype == "bfloat16",

@@ -1,0 +1,190 @@
+"""Which earlier sweep a command goes on with, and which of its jobs are finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from rag_experiments import disk
+from rag_experiments.contracts import UserError
+
+STATE = "sweep.json"
+"""Name of the file by which a sweep is found again."""
+
+BEGUN = "begun.json"
+"""Name of the file that a job leaves in its folder when it starts."""
+
+STOPPED = "stopped.json"
+"""Name of the file that keeps the other jobs of a sweep from starting, with `sweep.fail_fast`."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that is not finished, from which its training goes on."""
+
+_LOCK = ".lock"
+_NO_PART = ("sweep", "cache_dir")
+"""Keys that change nothing about what a job computes."""
+
+
+def identify(raw: DictConfig) -> str:
+    """Return a hash of what makes a job: every resolved key of its configuration, and size and
+    time of the data files that it names."""
+    content = OmegaConf.to_container(raw, resolve=True)
+    assert isinstance(content, dict)
+    kept = {str(key): value for key, value in content.items() if key not in _NO_PART}
+    files = [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for text in _texts(kept.get("data"))
+        for file in _files(text)
+    ]
+    return _hash([kept, sorted(set(files))])
+
+
+def combine(jobs: Sequence[str], *more: Any) -> str:
+    """Return the identity of a sweep from those of its jobs, in order."""
+    return _hash([list(jobs), *more])
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str) and value:
+        yield value
+
+
+def _files(text: str) -> list[Path]:
+    try:
+        path = Path(text).expanduser()
+        return [file for file in (path, *path.glob("*")) if file.is_file()]
+    except (OSError, RuntimeError, ValueError):  # a text that is no path
+        return []
+
+
+Planned = tuple[tuple[str, ...], ...] | None
+"""Overrides of each job of a sweep; None: the sweeper decides on them as it goes."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a sweep's folder says about it."""
+
+    identity: str
+    tag: str
+    jobs: Planned
+
+    started: float
+
+    @classmethod
+    def read(cls, folder: Path) -> State | None:
+        """Return the state in a folder; None where there is none that can be read."""
+        try:
+            values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            jobs = values.pop("jobs")
+            return cls(jobs=None if jobs is None else tuple(map(tuple, jobs)), **values)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def find(new: Path, identity: str, *, resume: bool, given: bool) -> Path:
+    """Return the folder of a sweep: the newest one that holds it already, else a new one.
+
+    It is looked for beside `new`, and where the user has given that folder, in it alone.
+    Raises UserError where the folder holds something else: nothing is overwritten.
+    """
+    if resume:
+        places = [new] if given else [new, *(path.parent for path in new.parent.glob(f"*/{STATE}"))]
+        states = [(State.read(place), place) for place in dict.fromkeys(places)]
+        same = [(s.started, place) for s, place in states if s and s.identity == identity]
+        if same:
+            return max(same)[1]
+    if any(new.glob("multirun.yaml")) or any(new.glob(STATE)):
+        what = (
+            "another sweep" if resume else "a sweep, and sweep.resume=false does not go on with it"
+        )
+        raise UserError(
+            f"hydra.sweep.dir: {str(new)!r} holds {what}; nothing is overwritten: choose another "
+            "folder"
+        )
+    return new
+
+
+@contextmanager
+def held(folder: Path, state: State) -> Iterator[None]:
+    """Hold a sweep's folder, so that one process at a time starts its jobs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process is at work on this sweep; wait for it, or start a second "
+            "one with sweep.resume=false"
+        ) from None
+    try:
+        if State.read(folder) is None:
+            disk.write_whole(folder / STATE, json.dumps(asdict(state), indent=2) + "\n")
+        (folder / STOPPED).unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work on a job, then keep them away."""
+    with FileLock(folder / _LOCK):
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process is at work on a job. Where processes die, the system frees the lock."""
+    if not (folder / _LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def begin(folder: Path, identity: str, overrides: Sequence[str], deaths: int = 0) -> None:
+    """Note that a job starts, after so many starts in a row that its process did not outlive."""
+    content = {"identity": identity, "overrides": list(overrides), "deaths": deaths}
+    disk.write_whole(folder / BEGUN, json.dumps(content, indent=2) + "\n")
+
+
+def begun(folder: Path) -> Mapping[str, Any] | None:
+    """Return what `begin` noted; None: no job has started in the folder."""
+    try:
+        content: Mapping[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return content
+
+
+def stop(sweep_dir: Path, reason: str) -> None:
+    """Keep the jobs of a sweep that have not started from starting."""
+    disk.write_whole(sweep_dir / STOPPED, json.dumps({"reason": reason}) + "\n")
+
+
+def stopped(sweep_dir: Path) -> str | None:
+    """Return why no further jobs of a sweep start; None: they do."""
+    try:
+        return str(json.loads((sweep_dir / STOPPED).read_text(encoding="utf-8"))["reason"])
+    except FileNotFoundError:
+        return None
