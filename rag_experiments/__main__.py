@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
-import signal
 import sys
-import traceback
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.main import main as hydra_main
-from omegaconf import DictConfig
 
-from rag_experiments import config, memory, processes, sweep
+from rag_experiments import disk, interruption, jobs, processes, resumption, sweep
 from rag_experiments.composition import CONFIG, Composer, Plan
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import Tracking, UserError
 
-log = logging.getLogger("rag_experiments")
 HYDRAS_OWN = ("hydra_help", "info", "shell_completion", "experimental_rerun")
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def main() -> None:
@@ -29,7 +24,7 @@ def main() -> None:
     parser = get_args_parser()
     arguments = parser.parse_intermixed_args()  # overrides may follow a flag
     if any(getattr(arguments, name) for name in HYDRAS_OWN):
-        hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(job)()
+        hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(jobs.run)()
         return
     try:
         composer = Composer(arguments.config_dir, arguments.config_name)
@@ -39,91 +34,109 @@ def main() -> None:
         plan = composer.plan(arguments.overrides, arguments.multirun)
         for note in composer.notes:
             print(note, file=sys.stderr)
-        # A process that is asked to end leaves through its `with` blocks, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        sys.exit(run(composer, plan))
+        with interruption.watched():
+            sys.exit(run(composer, plan))
     except UserError as error:
-        if FULL_ERROR:
+        if jobs.FULL_ERROR:
             raise
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(interruption.exit_code())
+    except OSError as error:  # of Hydra's own files
+        refused = disk.explain(error, Path("outputs/cache"), Path("outputs"))
+        if refused is None or jobs.FULL_ERROR:
+            raise
+        print(refused, file=sys.stderr)
+        sys.exit(2)
     finally:
         GlobalHydra.instance().clear()
 
 
 def run(composer: Composer, plan: Plan) -> int:
     """Run the job or the sweep and return the exit code."""
-    if plan.sweep_dir is None:
-        composer.run(job, plan)
-        return 0
     trackings = {repr(each.tracking): each.tracking for each in plan.jobs}
-    for tracking in trackings.values():
-        tracking.prepare()  # once, because jobs that start together would collide
-    earlier = sweep.stamps(plan.sweep_dir)
+    first = processes.is_first()
+    if plan.sweep_dir is None:
+        if first:
+            prepare(plan, trackings.values())
+        composer.run(jobs.run, plan)
+        return 0
+    assert plan.state is not None
+    folder, tag = plan.sweep_dir, plan.state.tag
     failure: Exception | None = None
-    try:
-        composer.run(job, plan)
-    except Exception as error:
-        failure = error
-    code = sweep.report(plan.sweep_dir, plan.sweep, earlier)
-    if processes.is_first():
-        write_report(plan.sweep_dir, plan.sweep, earlier)
-    if failure is not None and (FULL_ERROR or code == 0):
+    finished, total = sweep.count(folder, plan.state)
+    if first and resumption.State.read(folder) is not None:
+        print(
+            f"going on with {folder}: {finished}{f' of {total}' if total else ''} runs are "
+            "finished (sweep.resume=false starts a new sweep)"
+        )
+    if finished != total:
+        with resumption.held(folder, plan.state) if first else nullcontext():
+            if first:
+                prepare(plan, trackings.values())
+                settle(plan, trackings.values())
+            try:
+                composer.run(jobs.run, plan)
+            except KeyboardInterrupt:
+                print(
+                    f"interrupted by {interruption.name()}: {sweep.count(folder, plan.state)[0]} "
+                    f"runs are finished in {folder}; the same command goes on",
+                    file=sys.stderr,
+                )
+                raise
+            except Exception as error:
+                failure = error
+    code = sweep.report(folder, tag)
+    if first:
+        write_report(folder, tag)
+    if failure is not None and (jobs.FULL_ERROR or code == 0):
         raise failure
-    for tracking in trackings.values():
-        print(tracking.comparison(plan.sweep))
+    try:
+        if first:
+            settle(plan, trackings.values())
+        for tracking in trackings.values():
+            print(tracking.comparison(tag))
+    except Exception as error:  # all is in the folder
+        print(f"no comparison in tracking: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
-def write_report(sweep_dir: Path, name: str, earlier: sweep.Stamps) -> None:
+def prepare(plan: Plan, trackings: Iterable[Tracking]) -> None:
+    """See that runs can be written and recorded: later they go on without their store.
+
+    Done once, because jobs that start together would collide.
+    """
+    for cache_dir in {each.cache_dir for each in plan.jobs}:
+        disk.require_writable(cache_dir, "cache_dir")
+    for tracking in trackings:
+        tracking.prepare()
+
+
+def settle(plan: Plan, trackings: Iterable[Tracking]) -> None:
+    """Clear up after processes that died, at whatever moment."""
+    assert plan.sweep_dir is not None
+    assert plan.state is not None
+    ended = sweep.ended(plan.sweep_dir)
+    for folder, reason in ended.items():
+        if not reason:
+            sweep.tidy(folder)
+    for tracking in trackings:
+        tracking.settle(plan.state.tag, ended)
+
+
+def write_report(sweep_dir: Path, name: str) -> None:
     """Compare a sweep's finished jobs on a page; where that fails, say so, and no more."""
     try:
         from rag_experiments.report import runs, writing
 
-        found = runs.find_sweep(sweep_dir, name, earlier)
+        found = runs.find_sweep(sweep_dir, name)
         if found.runs:
             print(writing.write(found, sweep_dir))
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         again = shlex.join(["python", "-m", "rag_experiments.report", str(sweep_dir)])
         print(f"no report of the sweep ({reason}); for another try: {again}", file=sys.stderr)
-
-
-def job(raw: DictConfig) -> float:
-    """Run one job, as Hydra calls it; return the task's objective."""
-    from rag_experiments import experiment
-
-    current = sweep.current_job()
-    try:
-        settings = config.load(raw)
-        return experiment.run(settings, raw, current.output_dir)
-    except Exception as error:
-        sweep.failed(error, current.overrides).write(current.output_dir)
-        if isinstance(error, UserError):
-            log.error("%s", error)
-        else:
-            log.exception("The run failed")
-        if current.sweep is None and not FULL_ERROR:
-            sys.exit(2 if isinstance(error, UserError) else 1)  # all is said in the log
-        if not FULL_ERROR:
-            _forget_frames(error)
-        raise
-    finally:
-        memory.release()  # before the next job of a sweep starts
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Empty the frames that an error passed: Hydra keeps it, and they hold model and optimizer."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            waiting += [each.__cause__, each.__context__]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from rag_experiments import config, sweep
+from rag_experiments import config, resumption, sweep
 from rag_experiments.contracts import UserError
+from rag_experiments.tracking import mask
 
 if TYPE_CHECKING:
     from hydra.core.default_element import InputDefault
@@ -54,8 +56,17 @@ class Plan:
     overrides: tuple[str, ...]
     """What Hydra is to be called with."""
 
-    sweep: str = ""
-    """Tag of the sweep; empty for a single run."""
+    state: resumption.State | None = None
+    """What the sweep's folder is to say about it; None for a single run."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job of a sweep that composed and was found sound."""
+
+    run: config.Run
+    identity: str
+    overrides: tuple[str, ...]
 
 
 class Composer:
@@ -103,8 +114,6 @@ class Composer:
             return Plan((config.load(_without_hydra(master)),), None, tuple(overrides))
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
-        sweep_dir = Path(master.hydra.sweep.dir)
-        tag = sweep.new_tag(sweep_dir)
         jobs, problems = [], _Collected()
         for job in self._jobs(master):
             try:
@@ -114,13 +123,34 @@ class Composer:
                 problems.add(job, error.problems)
         if problems.lines:
             raise UserError(problems.lines)
+        sweep_dir, state = self._place(master, jobs, overrides)
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
         settings = (
             "hydra.mode=MULTIRUN",
             f"hydra.sweep.dir={_quoted(str(sweep_dir))}",
-            f"++hydra.job.env_set.{sweep.VARIABLE}={_quoted(tag)}",
+            f"++hydra.job.env_set.{sweep.VARIABLE}={_quoted(state.tag)}",
         )
-        return Plan(tuple(jobs), sweep_dir, (*overrides, *settings), tag)
+        runs = tuple(job.run for job in jobs)
+        return Plan(runs, sweep_dir, (*overrides, *settings), state)
+
+    def _place(
+        self, master: DictConfig, jobs: Sequence[_Job], overrides: Sequence[str]
+    ) -> tuple[Path, resumption.State]:
+        """Return the folder of a sweep, an earlier one where it is the same, and its state."""
+        identity = resumption.combine([job.identity for job in jobs])
+        planned: resumption.Planned = tuple(job.overrides for job in jobs)
+        if not _is_basic(master):  # the sweeper's own settings decide what its jobs are
+            settings = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
+            swept = [line for line in overrides if _parse(line).is_sweep_override()]
+            identity, planned = resumption.combine([identity], settings, swept), None
+        folder = resumption.find(
+            Path(master.hydra.sweep.dir),
+            identity,
+            resume=all(job.run.sweep.resume for job in jobs),
+            given=any(_key(line) == "hydra.sweep.dir" for line in overrides),
+        )
+        state = resumption.State.read(folder)
+        return folder, state or resumption.State(identity, sweep.tag(folder), planned, time.time())
 
     def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return overrides that Hydra refused, written so that it takes them.
@@ -222,7 +252,7 @@ class Composer:
         assert isinstance(written, dict)
         own, task = written["hydra"], written["task"]
         sweeper = master.hydra.sweeper
-        if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):
+        if _is_basic(master):
             params = OmegaConf.to_container(sweeper.params) if sweeper.get("params") else {}
             assert isinstance(params, dict)
             lines = [f"{key!s}={value}" for key, value in params.items()] + task
@@ -232,7 +262,7 @@ class Composer:
             batch = [[line for line in task if not _parse(line).is_sweep_override()]]
         return [own + job for job in batch]
 
-    def _checked(self, overrides: list[str], master: DictConfig) -> config.Run:
+    def _checked(self, overrides: list[str], master: DictConfig) -> _Job:
         composed = self._compose(overrides, RunMode.RUN)
         if any(composed.hydra[part] != master.hydra[part] for part in ("sweeper", "launcher")):
             # Hydra would drop these settings without a word.
@@ -240,7 +270,13 @@ class Composer:
                 "+experiment: an experiment with a sweep or a launcher of its own cannot be swept "
                 "over; run such experiments one after the other"
             )
-        return config.load(_without_hydra(composed))
+        raw = _without_hydra(composed)
+        run = config.load(raw)
+        # As they are written: reading the list would put in what ${oc.env:NAME} stands for.
+        written = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
+        assert isinstance(written, list)
+        lines = tuple(mask(str(line)) for line in written)
+        return _Job(run, resumption.identify(raw), lines)
 
     def _compose(self, overrides: Sequence[str], mode: RunMode, sweeps: bool = False) -> DictConfig:
         """Compose; with `sweeps`, overrides of several values are legal and left open."""
@@ -470,6 +506,11 @@ class _Collected:
         ordered = ", ".join(line for line in self._jobs[having[0]] if line in shared)
         numbers = ", ".join(map(str, having))
         return f"job{'s' if len(having) > 1 else ''} {numbers}{': ' if ordered else ''}{ordered}"
+
+
+def _is_basic(master: DictConfig) -> bool:
+    """Return whether the sweeper is Hydra's own: a grid that is known before it starts."""
+    return str(master.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper")
 
 
 def _overridden(default: InputDefault) -> str:

@@ -37,6 +37,21 @@ class Test(Option):
     `consistency_rewordings*` compare."""
 
 
+class Sweep(Option):
+    """How a sweep goes on, and what it does when a job fails."""
+
+    resume: bool = True
+    """Whether the same command goes on with its earlier sweep: finished jobs stay, the others are
+    done. False: a new sweep in a folder of its own."""
+
+    fail_fast: bool = False
+    """Whether no further job starts after one has failed; those that run end."""
+
+    retries: Annotated[int, Field(ge=0)] = 0
+    """Times that a failed job is tried again, from its last checkpoint; not where its
+    configuration or its data are at fault."""
+
+
 class Run(Option):
     """One run: a choice from each group, and what all of them share."""
 
@@ -63,6 +78,9 @@ class Run(Option):
 
     test: Test = Test()
     """What is done with the test questions beside scoring them."""
+
+    sweep: Sweep = Sweep()
+    """How a sweep goes on, and what it does when a job fails."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     """Of every random choice."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from rag_experiments import disk, resumption
 from rag_experiments.contracts import UserError
 from rag_experiments.tracking import mask
 
@@ -25,7 +27,15 @@ OUTCOME = "outcome.json"
 VARIABLE = "RAG_EXPERIMENTS_SWEEP"
 """Environment variable that tells a job, in whatever process it runs, the tag of its sweep."""
 
-_NO_NAME = ("experiment=", "device=", "precision=", "cache_dir=", "tracking")
+SILENCE = "it ended without a word: killed, or out of memory; see its log"
+"""What is said of a job whose process died."""
+
+NOT_STARTED = "not started"
+
+DEATHS = 3
+"""Times in a row that a job may take its process with it before the other jobs come first."""
+
+_NO_NAME = ("experiment=", "device=", "precision=", "cache_dir=", "tracking", "sweep.")
 """Overrides that say nothing about what a run compares."""
 
 
@@ -47,6 +57,9 @@ class Job:
 
     output_dir: Path
 
+    sweep_dir: Path | None = None
+    """Folder of the sweep; None for a single run."""
+
 
 def current_job() -> Job:
     """Return the job that Hydra is running in this process."""
@@ -56,9 +69,10 @@ def current_job() -> Job:
     written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(written, list)
     overrides = tuple(mask(str(line)) for line in written)
-    sweep = None
+    sweep = sweep_dir = None
     if hydra.mode == RunMode.MULTIRUN:
-        sweep = hydra.job.env_set.get(VARIABLE) or tag(Path(hydra.sweep.dir))
+        sweep_dir = Path(hydra.sweep.dir)
+        sweep = hydra.job.env_set.get(VARIABLE) or tag(sweep_dir)
     lines = [line.lstrip("+") for line in overrides]
     name = ", ".join([experiment, *(line for line in lines if not line.startswith(_NO_NAME))])
     choices = {
@@ -66,38 +80,12 @@ def current_job() -> Job:
         for group, option in hydra.runtime.choices.items()
         if not group.startswith("hydra/") and option is not None
     }
-    return Job(name, sweep, overrides, choices, Path(hydra.runtime.output_dir))
+    return Job(name, sweep, overrides, choices, Path(hydra.runtime.output_dir), sweep_dir)
 
 
 def tag(sweep_dir: Path) -> str:
     """Return the name of a sweep, e.g. `bio_qa-2025-01-31_12-30-00`, from its folder."""
     return f"{sweep_dir.parent.name}-{sweep_dir.name}"
-
-
-def new_tag(sweep_dir: Path) -> str:
-    """Return the name of a sweep that is to start; the time tells it from an earlier one in
-    the same folder."""
-    again = time.strftime("_%Y-%m-%d_%H-%M-%S") if stamps(sweep_dir) else ""
-    return f"{tag(sweep_dir)}{again}"
-
-
-Stamps = dict[str, dict[str, int]]
-"""Of the folder of each job: its files, with the times at which they were written."""
-
-
-def stamps(sweep_dir: Path) -> Stamps:
-    """Return what the jobs in a folder have written so far; nothing where it does not exist."""
-    if not sweep_dir.is_dir():
-        return {}
-    return {
-        folder.name: {
-            path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
-            for path in (*folder.glob("*"), *folder.glob(".hydra/*"))
-            if path.is_file()
-        }
-        for folder in sweep_dir.iterdir()
-        if folder.is_dir() and folder.name != ".submitit"
-    }
 
 
 @dataclass(frozen=True)
@@ -131,10 +119,15 @@ class Outcome:
 
     overrides: tuple[str, ...] = field(default=())
 
+    @property
+    def final(self) -> Score | None:
+        """The score of the model as the run left it; None: the job failed."""
+        return None if self.problems else self.trained or self.untrained
+
     def write(self, folder: Path) -> None:
         """Save as JSON in a folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / OUTCOME).write_text(text + "\n", encoding="utf-8")
+        disk.write_whole(folder / OUTCOME, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
@@ -162,37 +155,77 @@ def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:
     return Outcome(problems=problems, by_user=by_user, overrides=tuple(overrides))
 
 
-def outcomes(sweep_dir: Path, earlier: Stamps | None = None) -> dict[str, Outcome]:
+def outcomes(sweep_dir: Path) -> dict[str, Outcome]:
     """Return the outcome of each job by its number, in order.
 
-    `earlier` is what `stamps` found before the sweep began: folders in which nothing was written
-    since belong to another sweep and are left out. A job whose process died without a word is
-    listed as failed.
+    A job whose process died without a word is listed as failed, and so is one that never started.
     """
-    earlier = earlier or {}
-    now = stamps(sweep_dir)
-    silent = Outcome(problems=("the job ended without an outcome; see its log",))
-    found = {}
-    for name in sorted(now, key=lambda name: (len(name), name)):
-        before = earlier.get(name)
-        if before == now[name]:
-            continue
-        stale = before is not None and before.get(OUTCOME) == now[name].get(OUTCOME)
-        found[name] = (None if stale else Outcome.read(sweep_dir / name)) or silent
-    return found
+    state = resumption.State.read(sweep_dir)
+    planned = () if state is None else state.jobs or ()
+    found: dict[str, Outcome] = {}
+    for folder in sweep_dir.iterdir():
+        if folder.is_dir() and folder.name != ".submitit":
+            outcome, begun = Outcome.read(folder), resumption.begun(folder)
+            if outcome is None and (begun is not None or not planned):
+                overrides = tuple(begun["overrides"]) if begun else ()
+                outcome = Outcome(problems=(SILENCE,), overrides=overrides)
+            if outcome is not None:
+                found[folder.name] = outcome
+    started = {outcome.overrides for outcome in found.values()}
+    reason = resumption.stopped(sweep_dir) or "the sweep ended before"
+    for number, overrides in enumerate(planned):
+        if overrides not in started:
+            problem = f"{NOT_STARTED}: {reason}"
+            found[str(number)] = Outcome(problems=(problem,), by_user=True, overrides=overrides)
+    return dict(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
 
 
-def report(sweep_dir: Path, name: str, earlier: Stamps | None = None) -> int:
+def count(sweep_dir: Path, state: resumption.State) -> tuple[int, int | None]:
+    """Return how many jobs of a sweep are finished, and of how many; None: that is not known."""
+    total = None if state.jobs is None else len(state.jobs)
+    if not sweep_dir.is_dir():
+        return 0, total
+    return sum(not outcome.problems for outcome in outcomes(sweep_dir).values()), total
+
+
+def others_wait(job: Job, deaths: int) -> bool:
+    """Whether jobs of a sweep have yet to end that had fewer chances than one whose process died
+    so many times in a row: it might take the whole sweep with it again."""
+    if job.sweep_dir is None:
+        return False
+    for name, outcome in outcomes(job.sweep_dir).items():
+        folder = job.sweep_dir / name
+        problem = next(iter(outcome.problems), "")
+        if problem == SILENCE or problem.startswith(NOT_STARTED):
+            begun = resumption.begun(folder)
+            fewer = begun is None or begun["deaths"] < deaths
+            if fewer and folder.absolute() != job.output_dir and not resumption.is_running(folder):
+                return True
+    return False
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a job needs no more once it is finished."""
+    shutil.rmtree(folder / resumption.CHECKPOINTS, ignore_errors=True)
+
+
+def ended(sweep_dir: Path) -> dict[Path, str]:
+    """Return the folders of jobs that no process is at work on, and why each failed."""
+    return {
+        sweep_dir / name: " ".join(outcome.problems)
+        for name, outcome in outcomes(sweep_dir).items()
+        if not resumption.is_running(sweep_dir / name)
+    }
+
+
+def report(sweep_dir: Path, name: str) -> int:
     """Print the table of a sweep, by its tag, and what failed; return the exit code.
 
-    `earlier` is as in `outcomes`.
     0: every job ended well; 2: the user can mend every failure; 1: something else failed.
     """
-    import sys
-
     from rich.console import Console
 
-    jobs = outcomes(sweep_dir, earlier)
+    jobs = outcomes(sweep_dir)
     # A file or a pipe has no width of its own, and a cut number is of no use.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table(jobs, f"sweep {name}"))
@@ -221,7 +254,8 @@ def table(jobs: dict[str, Outcome], title: str) -> Table:
     for name, outcome in jobs.items():
         differs = ", ".join(line for line in outcome.overrides if line not in common)
         if outcome.problems:
-            cells = ["failed", ""]
+            idle = outcome.problems[0].startswith(NOT_STARTED)
+            cells = [NOT_STARTED if idle else "failed", ""]
         else:
             cells = [str(score) if score else "-" for score in (outcome.untrained, outcome.trained)]
             if not named and outcome.metric:

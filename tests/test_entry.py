@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rag_experiments import __main__ as entry
-from rag_experiments import sweep, tracking
+from rag_experiments import config, jobs, sweep, tracking
 from rag_experiments.composition import Composer
 from rag_experiments.contracts import UserError
 
@@ -31,7 +31,9 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-FAKE = SimpleNamespace(tracking=tracking.Off(), seed=2)
+FAKE = SimpleNamespace(
+    tracking=tracking.Off(), seed=2, sweep=config.Sweep(), cache_dir=Path("cache")
+)
 OWN = ["data=folder", "data.path=own"]
 
 
@@ -277,32 +279,15 @@ def test_a_failed_job_does_not_stop_a_sweep_and_all_failures_are_listed(
     assert len(tags) == 1
     (sweep_dir,) = Path("outputs/sweeps/defaults").iterdir()
     assert tags == {f"defaults-{sweep_dir.name}"}
-    assert sorted(path.name for path in sweep_dir.iterdir()) == [*"0123", "multirun.yaml"]
-
-
-def test_a_folder_of_sweeps_keeps_two_sweeps_apart(fake_run, monkeypatch, capfd):
-    folder = "hydra.sweep.dir=outputs/mine"
-    assert call(monkeypatch, "-m", folder, "seed=3,1,4") == 1
-    capfd.readouterr()
-    assert call(monkeypatch, "-m", folder, "seed=1,4") == 0  # the failed job 0 is done again
-    shown = capfd.readouterr().out
-    assert "0.400" in shown
-    first, *_, last = (job.sweep for *_, job in fake_run)
-    assert first == "outputs-mine"
-    assert last.startswith("outputs-mine_20")
-    assert [job.sweep for *_, job in fake_run] == [first] * 3 + [last] * 2
-    before = sweep.stamps(Path("outputs/mine"))
-    (Path("outputs/mine/1") / "rag_experiments.log").write_text("begun again, then silent")
-    found = sweep.outcomes(Path("outputs/mine"), before)
-    assert list(found) == ["1"]
-    assert found["1"].problems == ("the job ended without an outcome; see its log",)
+    names = sorted(path.name for path in sweep_dir.iterdir() if path.name != ".lock")
+    assert names == [*"0123", "multirun.yaml", "sweep.json"]
 
 
 def test_credentials_stay_out_of_outcomes_and_lists(fake_run, monkeypatch, capfd):
     secret = "+tracking_note=http://me:do-not-show@host/"
     error = sweep.failed(ValueError("no http://me:do-not-show@host/"), ())
     assert error.problems == ("ValueError: no http://***@host/",)
-    monkeypatch.setattr(entry.config, "load", lambda raw: FAKE)
+    monkeypatch.setattr(jobs.config, "load", lambda raw: FAKE)
     assert call(monkeypatch, "-m", secret, "seed=2,2") == 2
     listed = capfd.readouterr().err.partition("2 of 2 jobs failed:")[2]
     assert "do-not-show" not in listed
@@ -351,7 +336,7 @@ def test_nothing_runs_where_one_job_of_a_grid_is_refused(fake_run, monkeypatch, 
 
 
 def test_full_errors_are_there_for_those_who_ask(fake_run, monkeypatch):
-    monkeypatch.setattr(entry, "FULL_ERROR", True)
+    monkeypatch.setattr(jobs, "FULL_ERROR", True)
     monkeypatch.setattr(sys, "argv", ["rag_experiments", *OWN, "tracking=none", "seed=3"])
     with pytest.raises(RuntimeError, match="out of luck"):
         entry.main()

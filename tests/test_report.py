@@ -609,16 +609,7 @@ def test_a_report_that_fails_does_not_fail_the_sweep(swept, monkeypatch, capsys)
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(writing, "write", fail)
-    entry.write_report(swept, "mine-today", {})
+    entry.write_report(swept, "mine-today")
     said = capsys.readouterr().err
     assert "RuntimeError: no ink" in said
     assert f"python -m rag_experiments.report {swept}" in said
-
-
-def test_the_entry_reports_the_jobs_of_this_sweep_alone(swept, capsys):
-    earlier = {name: s for name, s in sweep.stamps(swept).items() if name in ("0", "1")}
-    entry.write_report(swept, "mine-today", earlier)
-    assert "report: " in capsys.readouterr().out
-    text = (swept / "report.html").read_text("utf-8")
-    assert "mine-today" in text
-    assert "retriever=bm25" not in text.partition('id="differences"')[0]

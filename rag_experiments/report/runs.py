@@ -129,16 +129,16 @@ def _is_run(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and (folder / ".hydra" / "config.yaml").is_file()
 
 
-def find_sweep(folder: Path, title: str, earlier: sweep.Stamps) -> Found:
-    """Read the runs of a sweep that has just ended; `earlier` is as in `sweep.outcomes`."""
-    jobs, failed = _jobs(folder.resolve(), earlier)
+def find_sweep(folder: Path, title: str) -> Found:
+    """Read the runs of a sweep that has just ended."""
+    jobs, failed = _jobs(folder.resolve())
     return Found(tuple(map(read, jobs)), title, folder, tuple(failed))
 
 
-def _jobs(folder: Path, earlier: sweep.Stamps | None = None) -> tuple[list[Path], list[str]]:
+def _jobs(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the folders of a sweep's finished jobs, and why the others failed."""
     jobs, failed = [], []
-    for number, outcome in sweep.outcomes(folder, earlier).items():
+    for number, outcome in sweep.outcomes(folder).items():
         place = folder / number
         if _is_run(place) and not outcome.problems:
             jobs.append(place)

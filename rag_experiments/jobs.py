@@ -1,0 +1,170 @@
+"""One job, as Hydra calls it: skipped where it is finished, tried again, its failure noted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rag_experiments import config, disk, interruption, memory, processes, resumption, sweep
+from rag_experiments.contracts import UserError
+
+log = logging.getLogger("rag_experiments")
+
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+class NotStarted(UserError):
+    """A job that must not start; nothing is written of it."""
+
+
+def run(raw: DictConfig) -> float:
+    """Run a job, again where it fails and `sweep.retries` allows it; return the objective.
+
+    A job that is finished in its folder is left as it is; one that was cut short goes on from
+    its last checkpoint. Raises what the run raises, UserError for what the user can mend; a
+    single run that fails ends the process with 2 for the latter, else with 1.
+    """
+    job = sweep.current_job()
+    alone = job.sweep is None
+    tries = 1 if alone or processes.count() > 1 else 1 + _option(raw, "retries")
+    with interruption.watched():
+        for left in reversed(range(tries)):
+            try:
+                interruption.check()
+                return _run(raw, job)
+            except KeyboardInterrupt:
+                _note(UserError(f"interrupted by {interruption.name()}"), job)
+                raise
+            except (Exception, SystemExit) as error:
+                # Some libraries make an error of their own out of a request to end.
+                interruption.check()
+                failure = _explain(error, raw, job)
+                again = left if not isinstance(failure, UserError) else 0
+                _note(failure, job)
+                _show(failure, job, again)
+                if again:
+                    continue
+                if not alone and _option(raw, "fail_fast"):
+                    _stop_others(failure, job)
+                if alone and not FULL_ERROR:
+                    sys.exit(2 if isinstance(failure, UserError) else 1)  # all is said in the log
+                if not FULL_ERROR:
+                    _forget_frames(error)
+                raise failure from failure.__cause__
+            finally:
+                memory.release()  # before the next job of a sweep starts
+    raise AssertionError("a job is tried at least once")
+
+
+def _run(raw: DictConfig, job: sweep.Job) -> float:
+    folder, first = job.output_dir, processes.is_first()
+    with resumption.alone(folder) if first else nullcontext():
+        identity = resumption.identify(raw)
+        begun, outcome = resumption.begun(folder), sweep.Outcome.read(folder)
+        if begun is not None and begun["identity"] != identity:
+            raise NotStarted(
+                f"{folder}: holds another run, and nothing is overwritten; choose another folder "
+                "with hydra.run.dir= or hydra.sweep.dir="
+            )
+        score = None if begun is None or outcome is None else outcome.final
+        if score is not None:
+            log.info("finished before: %s", score)
+            return score.value
+        reason = resumption.stopped(job.sweep_dir) if job.sweep_dir is not None else None
+        if reason is not None:
+            raise NotStarted(f"{sweep.NOT_STARTED}: {reason}")
+        deaths = 0 if begun is None or outcome is not None else 1 + begun["deaths"]
+        if deaths >= sweep.DEATHS and sweep.others_wait(job, deaths):
+            raise NotStarted(
+                f"{sweep.NOT_STARTED}: its process died {deaths} times in a row and the other "
+                "jobs come first; then the same command tries it again"
+            )
+        if first:
+            (folder / sweep.OUTCOME).unlink(missing_ok=True)
+            resumption.begin(folder, identity, job.overrides, deaths)
+            _write_configuration(folder, raw)
+        from rag_experiments import experiment
+
+        value = experiment.run(config.load(raw), raw, folder)
+        if first:
+            sweep.tidy(folder)
+        return value
+
+
+def _write_configuration(folder: Path, raw: DictConfig) -> None:
+    """Write `.hydra/` as Hydra does, but each file whole or not at all."""
+    place = folder / ".hydra"
+    place.mkdir(exist_ok=True)
+    overrides = HydraConfig.get().overrides.task
+    parts = {"config": raw, "hydra": HydraConfig.instance().cfg, "overrides": overrides}
+    for name, part in parts.items():
+        disk.write_whole(place / f"{name}.yaml", OmegaConf.to_yaml(part))
+
+
+def _explain(error: BaseException, raw: DictConfig, job: sweep.Job) -> Exception:
+    """Return the error as it is to be shown: what the disk refused in one line."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, SystemExit):
+        found: Exception = RuntimeError(f"the run ended itself with sys.exit({error.code!r})")
+        found.__cause__ = error
+        return found
+    assert isinstance(error, Exception)
+    return disk.explain(error, Path(str(raw.cache_dir)), job.output_dir) or error
+
+
+def _note(failure: Exception, job: sweep.Job) -> None:
+    """Leave the outcome of a failed job in its folder, never in place of a finished one's."""
+    if isinstance(failure, NotStarted) or not processes.is_first():
+        return
+    with suppress(OSError):  # the disk may be what failed; `begun.json` is there
+        outcome = sweep.Outcome.read(job.output_dir)
+        if outcome is None or outcome.final is None:
+            sweep.failed(failure, job.overrides).write(job.output_dir)
+
+
+def _show(failure: Exception, job: sweep.Job, again: int) -> None:
+    """Say at once that a job failed; `again` is how often it is still tried."""
+    trace = None if isinstance(failure, UserError) else failure
+    if job.sweep is None:
+        log.error("%s" if trace is None else "The run failed: %s", failure, exc_info=trace)
+        return
+    place = f"job {_number()} ({', '.join(job.overrides)})"
+    if isinstance(failure, NotStarted):
+        log.warning("%s: %s", place, failure)
+        return
+    more = f"; tried again, {again} time{'s' if again > 1 else ''} at most" if again else ""
+    log.error("%s failed%s: %s", place, more, failure, exc_info=trace)
+
+
+def _stop_others(failure: Exception, job: sweep.Job) -> None:
+    if not isinstance(failure, NotStarted) and job.sweep_dir is not None:
+        with suppress(OSError):
+            resumption.stop(job.sweep_dir, f"job {_number()} failed and sweep.fail_fast is true")
+
+
+def _number() -> str:
+    return str(HydraConfig.get().job.num)
+
+
+def _option(raw: DictConfig, name: str) -> int:
+    return OmegaConf.select(raw, f"sweep.{name}") or 0
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Empty the frames that an error passed: Hydra keeps it, and they hold model and optimizer."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]
