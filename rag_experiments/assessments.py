@@ -53,6 +53,11 @@ class TracedRun:
             return None
         return cls(store.address, run.info.run_id, run.info.experiment_id, traced)
 
+    @property
+    def questions(self) -> frozenset[str]:
+        """Ids of the questions that have a trace."""
+        return frozenset(self._traces)
+
     def read(self) -> list[Given]:
         """Return what people said in the MLflow UI; of one person's judgments the last counts."""
         found: dict[tuple[str, str, str], Given] = {}

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rag_experiments import config, resumption, sweep
 from rag_experiments.contracts import UserError
-from rag_experiments.tracking import mask
+from rag_experiments.parameters import mask
 
 if TYPE_CHECKING:
     from hydra.core.default_element import InputDefault

@@ -22,6 +22,10 @@ from rag_experiments.contracts import Option, UserError
 class Test(Option):
     """What a run does with the test questions beside answering and scoring them."""
 
+    split: Literal["test", "validation", "train"] = "test"
+    """Whose questions the test is made of: `validation` for what a setting is chosen on, `train`
+    for what a model makes of the questions that it was trained on."""
+
     references: bool = True
     """Whether the final model also answers them without passages (`closed_book`) and from the
     gold passages alone (`gold`): two passes more, which tell errors of retrieval from errors of

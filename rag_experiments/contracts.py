@@ -279,6 +279,12 @@ class Retriever(Protocol):
 
     def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher: ...
 
+    def extend(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> Searcher:
+        """Searcher of passages; those whose ids are `kept` are what `searcher` has of them."""
+        ...
+
 
 class Model(Protocol):
     """An option of the group `model`."""

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,18 +28,23 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.curves import Curves
+from rag_experiments.parameters import masked
 from rag_experiments.pipeline import RagPipeline
-from rag_experiments.results import Results
+from rag_experiments.results import Results, write_rows
+from rag_experiments.serving import make_servable
 from rag_experiments.stages import Stages
 from rag_experiments.summary import print_place
 from rag_experiments.timing import Timer
-from rag_experiments.tracking import Off, Recorder, masked
+from rag_experiments.tracking import Off, Recorder
 from rag_experiments.variation import reword_question
 
 log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
 """File of a run's training curves."""
+
+TRAINING_QUESTIONS = "training_questions.jsonl"
+"""File of the questions that a run was trained on. It stays in the run's folder."""
 
 
 def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
@@ -105,7 +110,7 @@ def _run(
             yield
 
     with stage("data"), processes.first_before_others():
-        data = stages.load_data()
+        data = load_data(config, stages)
         check_data(config, data, runtime)
         results = Results(config, data, output_dir, recorder, timer)
         results.describe_data(write=processes.is_first())
@@ -172,14 +177,17 @@ def _run(
     with stage("saving"):
         saved = output_dir / "model"
         shutil.rmtree(saved, ignore_errors=True)  # of a run that was cut short
-        pipeline.save(saved, masked(raw))  # it is uploaded, and given to others
-        recorder.log_folder(saved, "model")
+        pipeline.save(saved, masked(raw), config.cache_dir)  # it is uploaded, and given to others
+        if config.task.records == "questions":
+            make_servable(saved)
+        recorder.log_model(saved, "model")
 
     # After saving: what was trained is safe, whatever becomes of the figures about it.
     final = "trained" if config.trainer.trains else "untrained"
     objective = results.conclude(final, pipeline, test_hits, predictions, truncated, job.overrides)
     if config.task.records == "questions":
         print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
+        print(f"serve it:  mlflow models serve --env-manager local -m {output_dir / 'model'}")
     print_place(recorder)
     log.info("time: %s", timer)
     if job.sweep is not None:
@@ -187,28 +195,27 @@ def _run(
     return processes.share(objective)
 
 
-def check_data(config: Run, data: PreparedData, runtime: Runtime) -> None:
-    """Check what can only be known once the data is read; raise UserError with all of it."""
-    problems: list[str] = []
+def load_data(config: Run, stages: Stages) -> PreparedData:
+    """Read the data of a run; its test questions are those of the split that it tests on."""
+    data = stages.load_data()
+    return replace(data, test=getattr(data, config.test.split))
+
+
+def check_data(config: Run, data: PreparedData, runtime: Runtime, *, training: bool = True) -> None:
+    """Check what can only be known once the data is read; raise UserError with all of it.
+
+    Without `training`, what is asked of the test questions alone.
+    """
+    problems = training_problems(config, data) if training else []
     if not data.test:
-        problems.append("data: the test split is empty; a run ends with its test")
-    if config.trainer.trains and not data.train:
-        problems.append(
-            "data: the train split is empty; give training questions, or use trainer=frozen"
-        )
-    validates = getattr(config.trainer, "eval_strategy", "no") != "no"
-    if validates and not data.validation:
-        problems.append(
-            "data: the validation split is empty, but the best checkpoint is chosen on it; give "
-            "validation questions, or trainer.eval_strategy=no"
-        )
+        problems.append(f"data: the {config.test.split} split is empty; a run ends with its test")
     problems += [
         f"task.objective: {metric.name!r} is worse the larger it is, but an objective is "
         "maximized; choose another metric"
         for metric in config.metrics.values()
         if metric.name == config.task.objective and not getattr(metric, "greater_is_better", True)
     ]
-    questions = (*data.train, *data.validation, *data.test)
+    questions = (*data.train, *data.validation, *data.test) if training else data.test
     problems += find_foreign_records(config.task, questions) or config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
     if not problems:
@@ -242,6 +249,22 @@ def find_foreign_records(task: Task, questions: Sequence[Question]) -> list[str]
     ]
 
 
+def training_problems(config: Run, data: PreparedData) -> list[str]:
+    """Return what a training lacks in the data, one line each."""
+    problems = []
+    if config.trainer.trains and not data.train:
+        problems.append(
+            "data: the train split is empty; give training questions, or use trainer=frozen"
+        )
+    validates = getattr(config.trainer, "eval_strategy", "no") != "no"
+    if validates and not data.validation:
+        problems.append(
+            "data: the validation split is empty, but the best checkpoint is chosen on it; give "
+            "validation questions, or trainer.eval_strategy=no"
+        )
+    return problems
+
+
 def train(
     config: Run,
     data: PreparedData,
@@ -257,6 +280,9 @@ def train(
     trainer of the query encoder searches each batch itself, so it is given questions alone, and
     what was found with the untrained encoder is of no use.
     """
+    if processes.is_first():
+        rows = [asdict(question) for question in data.train]
+        write_rows(output_dir / TRAINING_QUESTIONS, rows)
     train_hits, validation_hits = hits
     if config.trainer.trains_query_encoder:
         examples, validation_hits = [Example(question) for question in data.train], None

@@ -1,4 +1,4 @@
-"""Write a saved run for transformers: python -m rag_experiments.export RUN FOLDER."""
+"""Write a saved run for other machines: python -m rag_experiments.export RUN FOLDER."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rag_experiments.export", description=main.__doc__
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="write the saved model itself instead, together with the pretrained weights it needs",
+    )
     parser.add_argument("run", type=Path, help="folder of a run, as it printed it")
     parser.add_argument("folder", type=Path, help="new folder to write the checkpoint to")
     parser.add_argument("--cache-dir", type=Path, help="folder of the weights (default: the run's)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    write = export_whole if arguments.whole else export
     try:
-        export(arguments.run, arguments.folder, arguments.cache_dir)
+        write(arguments.run, arguments.folder, arguments.cache_dir)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     print(f"saved in {arguments.folder}")
+    if arguments.whole:
+        print(f"serve it:  mlflow models serve --env-manager local -m {arguments.folder}")
+        return
     print(
         f"train it on:  python -m rag_experiments model.weights={arguments.folder.absolute()} ..."
     )
@@ -40,8 +49,7 @@ def export(run: Path, folder: Path, cache_dir: Path | None = None) -> None:
     from rag_experiments.model.checkpoint import save_checkpoint
     from rag_experiments.pipeline import RagPipeline
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{str(folder)!r} exists already; give a new folder")
+    _require_new(folder)
     # On the CPU, and in float32: frozen weights may be kept in a narrower type elsewhere.
     pipeline = RagPipeline.load(
         run, device="cpu", precision="float32", cache_dir=cache_dir, encode_queries=True
@@ -53,6 +61,22 @@ def export(run: Path, folder: Path, cache_dir: Path | None = None) -> None:
         passages=max(1, pipeline.retriever.top_k),
         temperature=pipeline.temperature if by_vector else 1.0,
     )
+
+
+def export_whole(run: Path, folder: Path, cache_dir: Path | None = None) -> None:
+    """Copy the saved model of a run, with its base weights, so that nothing is fetched for it.
+
+    Raises UserError where the folder holds something.
+    """
+    from rag_experiments import bundle
+
+    _require_new(folder)
+    bundle.copy_whole(bundle.locate(run), folder, cache_dir)
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} exists already; give a new folder")
 
 
 if __name__ == "__main__":

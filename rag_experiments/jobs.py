@@ -89,7 +89,7 @@ def _run(raw: DictConfig, job: sweep.Job) -> float:
         if first:
             (folder / sweep.OUTCOME).unlink(missing_ok=True)
             resumption.begin(folder, identity, job.overrides, deaths)
-            _write_configuration(folder, raw)
+            write_configuration(folder, raw)
         from rag_experiments import experiment
 
         value = experiment.run(config.load(raw), raw, folder)
@@ -98,7 +98,7 @@ def _run(raw: DictConfig, job: sweep.Job) -> float:
         return value
 
 
-def _write_configuration(folder: Path, raw: DictConfig) -> None:
+def write_configuration(folder: Path, raw: DictConfig) -> None:
     """Write `.hydra/` as Hydra does, but each file whole or not at all."""
     place = folder / ".hydra"
     place.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ class Kept:
     again until the end.
     """
 
-    def __init__(self, journal: Journal, facts: Mapping[str, Any]):
+    def __init__(self, journal: Journal, facts: Mapping[str, Any], traces: int = 0):
         self.reason = ""
         """Why the store took no more; empty: it has all."""
+
+        self.traces = traces
+        """Test questions that `log_traces` is to be given."""
 
         self._journal = journal
         self._facts = dict(facts)
@@ -90,6 +93,11 @@ class Kept:
     def ui_command(self) -> str:
         """Command that starts the UI."""
         return "" if self.reason else str(self._recorder.ui_command)
+
+    def log_traces(self, answered: Sequence[Any]) -> None:
+        """Record traces, unless the store is gone: what they show is in the run's folder too."""
+        if not self.reason:
+            self._recorder.log_traces(answered)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rag_experiments import config
+from rag_experiments import bundle, config
 from rag_experiments.contracts import (
     Example,
     Hit,
@@ -27,15 +26,12 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
-from rag_experiments.reproducibility import resolve_device, resolve_dtype, versions
+from rag_experiments.reproducibility import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from rag_experiments.model.rag_model import RagModel
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
-"""Version of the folder that `RagPipeline.save` writes."""
 
 
 class RagPipeline:
@@ -191,6 +187,11 @@ class RagPipeline:
             )
         ]
 
+    def prompts(self, question: Question, passage_ids: Sequence[str]) -> tuple[str, ...]:
+        """What the generator reads to answer a question from passages, one text for each prompt."""
+        split = self.model.option.split(tuple(map(self.passage, passage_ids)))
+        return tuple(self.model.prompts.show(question, passages) for passages in split)
+
     def sample(
         self,
         questions: Sequence[Question],
@@ -205,25 +206,27 @@ class RagPipeline:
 
     # -- saving --------------------------------------------------------------------------
 
-    def save(self, folder: Path, raw: DictConfig) -> None:
+    def save(self, folder: Path, raw: DictConfig, cache_dir: Path) -> None:
         """Write what answers questions: trained weights (adapters alone, where there are some),
-        tokenizers, index, passages and the configuration.
+        tokenizers, index, passages and the configuration, and fingerprints of them all.
 
-        Nothing in the folder refers to another place of this machine, except where the
-        configuration itself does.
+        Pretrained weights stay where they are, named by a hash. Nothing in the folder refers to
+        another place of this machine, except where the configuration itself does.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder)
         self.searcher.save(folder / "index")
         self.passages.to_parquet(folder / "passages.parquet")
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(raw, resolve=False), "utf-8")
+        options = {"model": self.model.option, "retriever": self.retriever}
+        names = bundle.base_weights(options, folder)
+        bundle.write_config(folder, raw, names, cache_dir)
         facts = {
-            "format": FORMAT,
             "temperature": self.temperature,
             "passages": len(self.passages),
-            "versions": versions(),
+            "weights": bundle.fingerprint_weights(names, cache_dir),
+            "whole": {},
         }
-        (folder / "pipeline.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        bundle.seal(folder, facts)
 
     @classmethod
     def load(
@@ -234,17 +237,17 @@ class RagPipeline:
         precision: str = "auto",
         cache_dir: Path | None = None,
         encode_queries: bool = False,
+        passages: Dataset | None = None,
     ) -> RagPipeline:
         """Load what `save` wrote: a run's folder, or its `model` folder.
 
-        `encode_queries` loads the query encoder even where the retriever does without.
-        Base weights that are not in the folder are taken from the cache or fetched again.
-        Raises UserError where something is missing or does not fit together.
+        `encode_queries` loads the query encoder even where the retriever does without. `passages`
+        are another knowledge source, which is indexed anew. Base weights that are not in the
+        folder are taken from the cache or fetched again. Raises UserError where something is
+        missing or does not belong together.
         """
-        folder = Path(folder)
-        if (folder / "model").is_dir() and not (folder / "pipeline.json").is_file():
-            folder = folder / "model"
-        raw, facts = _read(folder)
+        folder = bundle.locate(Path(folder))
+        raw, facts = bundle.read(folder)
         # Trained weights and the index are in the folder. What the run began with may be gone;
         # where it is needed all the same, loading says so.
         task, model, retriever = (
@@ -258,19 +261,19 @@ class RagPipeline:
             dtype=resolve_dtype(precision, device),
             seed=raw.seed,
         )
-        passages = Dataset.from_parquet(str(folder / "passages.parquet"))
-        if len(passages) != facts["passages"]:
-            raise UserError(
-                f"{folder / 'passages.parquet'}: holds {len(passages)} passages, but the run was "
-                f"saved with {facts['passages']}; copy the folder again"
-            )
-        searcher = retriever.load(folder / "index", passages, runtime)
-        network = model.load(
-            task,
-            runtime,
-            encode_queries=encode_queries or retriever.uses_query_vectors,
-            folder=folder,
-        )
+        by_vector = encode_queries or retriever.uses_query_vectors
+        names = bundle.base_weights({"model": model}, folder)
+        if not by_vector:
+            names.pop("model.query_encoder.weights", None)
+        if passages is not None:
+            names |= bundle.base_weights({"retriever": retriever}, folder)
+        bundle.check_weights(names, facts, runtime.cache_dir)
+        if passages is None:
+            passages = Dataset.from_parquet(str(folder / "passages.parquet"))
+            searcher = retriever.load(folder / "index", passages, runtime)
+        else:
+            searcher = retriever.build(passages, runtime)
+        network = model.load(task, runtime, encode_queries=by_vector, folder=folder)
         return cls(task, retriever, network, searcher, passages, facts["temperature"])
 
 
@@ -283,22 +286,3 @@ def mean_entropy(predictions: Sequence[Prediction]) -> float:
     """Mean entropy of p(z|x) in nats over the questions that have passages."""
     values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
     return float(np.mean(values)) if values else 0.0
-
-
-def _read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
-    needed = ["pipeline.json", "config.yaml", "passages.parquet", "generator", "index"]
-    missing = [name for name in needed if not (folder / name).exists()]
-    if missing:
-        raise UserError(
-            f"{str(folder)!r} is no saved run: {', '.join(missing)} missing; give the folder that "
-            "a run printed as 'saved in'"
-        )
-    facts = json.loads((folder / "pipeline.json").read_text("utf-8"))
-    if facts["format"] != FORMAT:
-        raise UserError(
-            f"{folder / 'pipeline.json'}: format {facts['format']}, but this version reads "
-            f"{FORMAT}; load it with the version that saved it: {facts['versions']}"
-        )
-    raw = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(raw, DictConfig)
-    return raw, facts

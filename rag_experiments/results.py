@@ -18,6 +18,7 @@ from rag_experiments.pipeline import RagPipeline, mean_entropy
 from rag_experiments.references import metrics_of_answers, predict_references
 from rag_experiments.summary import print_errors, print_references, print_summary
 from rag_experiments.timing import Timer
+from rag_experiments.traces import Traced
 from rag_experiments.tracking import Recorder
 from rag_experiments.variation import add_rewordings, add_samples
 
@@ -112,9 +113,13 @@ class Results:
             self._write_summary("coverage", covered)
             self.recorder.log_metrics(coverage.list_shares(covered))
             bins: Bins | None = None
+            explained: list[dict[str, Any]] = []
             if self.config.task.records == "questions":  # a summary is not right or wrong
                 explained = diagnosis.explain(predictions, references, gold, labels)
                 bins = self._write_errors(explained, diagnosis.summarize(explained, labels))
+        if self.recorder.traces:
+            with self.timer.stage("traces"):
+                self._trace(stage, pipeline, predictions, [row["bin"] for row in explained])
 
         for name, evaluation in self.evaluations.items():
             # The last model's figures share one name in all runs, trained or not: they compare.
@@ -154,9 +159,29 @@ class Results:
         diagnosis.write_json(file, content)
         self.recorder.log_text(file.read_text("utf-8"), file.name)
 
+    def _trace(
+        self,
+        stage: str,
+        pipeline: RagPipeline,
+        predictions: Sequence[Prediction],
+        bins: Sequence[str],
+    ) -> None:
+        """Trace as many questions as are wanted, spread evenly over the test; summaries have no
+        bins."""
+        count = min(self.recorder.traces, len(predictions))
+        scores = self.evaluations[stage].scores
+        traced = []
+        for row in (i * len(predictions) // count for i in range(count)):
+            prediction = predictions[row]
+            prompts = pipeline.prompts(self.data.test[row], prediction.passage_ids)
+            own = {name: column[prediction.id] for name, column in scores.items()}
+            notes = {"stage": stage, **({"bin": bins[row]} if bins else {})}
+            traced.append(Traced(prediction, prompts, own, notes))
+        self.recorder.log_traces(traced)
+
     def _write_metrics(self) -> None:
-        """Write all estimates, their intervals, where gold comes from, the sizes of the data and
-        the stages' seconds."""
+        """Write all estimates, their intervals, where gold comes from, the sizes of the data, the
+        MLflow run and the stages' seconds."""
 
         def numbers(estimate: Estimate) -> dict[str, float | None]:
             return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
@@ -168,6 +193,7 @@ class Results:
             },
             "gold_source": self.data.gold,
             "sizes": self.sizes,
+            "run_id": self.recorder.run_id,
             "seconds": self.timer.seconds,
         }
         text = json.dumps(content, indent=2) + "\n"

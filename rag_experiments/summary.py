@@ -102,8 +102,9 @@ def print_errors(bins: Mapping[str, int] | None, coverage: Mapping[str, Mapping[
             f"retrieved passages for {answers['in_passages']}"
         )
     console.print(
-        f"of {leakage['test']} test questions {leakage['near_questions']} are nearly the same as "
-        f"a training question, {leakage['shared_gold']} share a gold passage with one"
+        f"of {leakage['test']} test questions {leakage['repeated_questions']} are a training "
+        f"question word for word, {leakage['near_questions']} nearly the same as one, "
+        f"{leakage['shared_gold']} share a gold passage with one"
     )
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from rag_experiments import disk, resumption
 from rag_experiments.contracts import UserError
-from rag_experiments.tracking import mask
+from rag_experiments.parameters import mask
 
 if TYPE_CHECKING:
     from rich.table import Table

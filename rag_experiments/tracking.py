@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote, urlsplit
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from rag_experiments.contracts import Option, UserError
 from rag_experiments.journal import Journal, Kept
+from rag_experiments.parameters import differing, flatten, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-log = logging.getLogger(__name__)
+    from rag_experiments.traces import Traced
 
-LONGEST_PARAMETER = 6000
-"""Characters that MLflow keeps of a parameter."""
+log = logging.getLogger(__name__)
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _UI = "http://127.0.0.1:5000"
@@ -44,6 +43,12 @@ class Recorder:
 
     ui_command = ""
     """Command that starts the UI; empty where it is running elsewhere."""
+
+    run_id = ""
+    """Of the run in its store; empty: it is recorded nowhere."""
+
+    traces = 0
+    """Test questions that traces are wanted of, at most."""
 
     def tag(self, name: str, value: str) -> None:
         """Record a short text that runs can be searched by."""
@@ -63,8 +68,11 @@ class Recorder:
     def log_predictions(self, rows: Sequence[Mapping[str, Any]], name: str = "predictions") -> None:
         """Record one row for each example as a table."""
 
-    def log_folder(self, folder: Path, name: str) -> None:
-        """Record a folder, e.g. the saved model, with all that is in it."""
+    def log_model(self, folder: Path, name: str) -> None:
+        """Record a saved model, with all that is in its folder, as one that can be served."""
+
+    def log_traces(self, answered: Sequence[Traced]) -> None:
+        """Record what the model saw when it answered questions."""
 
 
 class Off(Option):
@@ -102,6 +110,10 @@ class Mlflow(Option):
 
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of your own for each run."""
+
+    traces: Annotated[int, Field(ge=0)] = 20
+    """Test questions, spread over the test, of which a trace shows passages, prompt, answer and
+    scores; 0: none."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the address, before MLflow is imported."""
@@ -165,7 +177,7 @@ class Mlflow(Option):
         }
         journal = Journal(output_dir)
         journal.path.unlink(missing_ok=True)  # an earlier attempt's
-        kept = Kept(journal, facts)
+        kept = Kept(journal, facts, self.traces)
         kept.open(lambda: self._begin(facts))
         end = ("FINISHED", "")
         try:
@@ -192,7 +204,10 @@ class Mlflow(Option):
         number = facts.get("run_id") or (
             client.create_run(experiment, tags=tags, run_name=facts["name"]).info.run_id
         )
-        return _MlflowRecorder(client, number, self._page(experiment), self._command())
+        page, command = self._page(experiment), self._command()
+        recorder = _MlflowRecorder(client, number, page, command)
+        recorder.store, recorder.traces = self, self.traces
+        return recorder
 
     def _replace_attempts(
         self, client: MlflowClient, experiment: str, tags: Mapping[str, str]
@@ -429,6 +444,8 @@ class Mlflow(Option):
 
 
 class _MlflowRecorder(Recorder):
+    store: Mlflow
+
     def __init__(self, client: MlflowClient, run_id: str, page: str, command: str):
         self._client = client
         self.run_id = run_id
@@ -484,87 +501,33 @@ class _MlflowRecorder(Recorder):
         table = {column: [row.get(column) for row in rows] for column in columns}
         self._client.log_table(self.run_id, table, f"{name}.json")
 
-    def log_folder(self, folder: Path, name: str) -> None:
-        self._client.log_artifacts(self.run_id, str(folder), name)
+    def log_model(self, folder: Path, name: str) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        model = self._client.create_logged_model(self._experiment, name, self.run_id)
+        self._client.log_model_artifacts(model.model_id, str(folder))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+    def log_traces(self, answered: Sequence[Traced]) -> None:
+        from rag_experiments import traces
+
+        try:
+            self.store._require_answer()  # else each would be tried for minutes
+            traces.log_traces(self.store.address, self._experiment, self.run_id, answered)
+        except Exception as error:  # they show what is in the run's folder as well
+            reason = mask(" ".join(str(error).split()))[:200]
+            log.warning("no traces of this run: %s: %s", type(error).__name__, reason)
+
+    @property
+    def _experiment(self) -> str:
+        return str(self._client.get_run(self.run_id).info.experiment_id)
 
 
 def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """Return a configuration as parameters, and as a text."""
     parameters = {str(key): str(value) for key, value in choices.items()}
     return {**parameters, **flatten(raw)}, mask(OmegaConf.to_yaml(raw, resolve=False))
-
-
-def mask(text: str) -> str:
-    """Return a text with the credentials in its addresses replaced by ***."""
-    # Hydra writes a backslash before : and = in the overrides of a sweep.
-    text = re.sub(r"(\w[\w+.-]*\\?://)[^/\s'\"]*@", r"\1***@", text)
-    secret = r"([?&][\w-]*(?:password|passwd|pwd|token|secret|key|sig|signature)\\?=)[^&\s'\"]+"
-    return re.sub(secret, r"\1***", text, flags=re.IGNORECASE)
-
-
-def masked(raw: DictConfig) -> DictConfig:
-    """Return a configuration with the credentials in its addresses replaced by ***."""
-    return DictConfig(OmegaConf.create(mask(OmegaConf.to_yaml(raw, resolve=False))))
-
-
-def flatten(raw: DictConfig) -> dict[str, str]:
-    """Return the leaves of a configuration as text under dotted keys.
-
-    A plain reference such as `${model.weights}` is shown as what it refers to. What a resolver
-    gives, above all `${oc.env:NAME}`, stays as it is written, so that no value of the
-    environment is recorded. Values longer than MLflow keeps are cut, with a note.
-    """
-    flat: dict[str, str] = {}
-    _flatten(raw, raw, "", flat)
-    return flat
-
-
-def _flatten(root: DictConfig, node: Any, key: str, flat: dict[str, str]) -> None:
-    if isinstance(node, ListConfig) and not any(OmegaConf.is_config(part) for part in _parts(node)):
-        texts = [_as_written(root, node, i) for i in range(len(node))]
-        flat[key] = _cut("[" + ", ".join(texts) + "]")
-        return
-    for name in range(len(node)) if isinstance(node, ListConfig) else node:
-        part = node._get_node(name)
-        place = f"{key}.{name}" if key else str(name)
-        nested = OmegaConf.is_config(part) and len(part) > 0
-        if nested and not part._is_none() and not part._is_interpolation():
-            _flatten(root, part, place, flat)
-        else:
-            flat[place] = _cut(_as_written(root, node, name))
-
-
-def _parts(node: ListConfig) -> list[Any]:
-    return [node._get_node(i) for i in range(len(node))]
-
-
-def _as_written(root: DictConfig, parent: Any, name: Any) -> str:
-    for _ in range(20):  # references to references
-        node = parent._get_node(name)
-        value = None if node is None else node._value()
-        found = re.fullmatch(r"\$\{([\w/.\-\[\]]+)\}", value) if isinstance(value, str) else None
-        if found is None or found[1].startswith("."):
-            break
-        place, _, last = found[1].rpartition(".")
-        try:
-            target = OmegaConf.select(root, place) if place else root
-        except OmegaConfBaseException:
-            break
-        if not isinstance(target, DictConfig) or last not in target:
-            break
-        parent, name = target, last
-    node = parent._get_node(name)
-    value = node._value() if node is not None else None
-    if isinstance(value, (dict, list)):
-        value = OmegaConf.to_container(node, resolve=False)
-    return mask(str(value))
-
-
-def _cut(value: str) -> str:
-    if len(value) <= LONGEST_PARAMETER:
-        return value
-    note = f"... [{len(value)} characters; whole in config.yaml]"
-    return value[: LONGEST_PARAMETER - len(note)] + note
 
 
 def _legal(name: str) -> str:
@@ -575,30 +538,6 @@ def _legal(name: str) -> str:
 def _text(value: str) -> str:
     """Return a text as MLflow's searches take it."""
     return '"' + value.replace('"', "") + '"' if "'" in value else f"'{value}'"
-
-
-def differing(parameters: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the names in which runs differ, by the options chosen and all keys of each run.
-
-    What is chosen at the root comes first, then options within options, then other keys. Of the
-    latter those are left out that only follow from the choice of an option: the runs with the
-    same options agree on them.
-    """
-    names = dict.fromkeys(key for run in parameters for key in run)
-    different = [n for n in names if len({run.get(n) for run in parameters}) > 1]
-    kept: list[str] = []
-    for level in range(3):
-        groups = [n for n in kept if any(k.startswith(f"{n.replace('/', '.')}.") for k in names)]
-        alike: dict[tuple[str | None, ...], list[Mapping[str, str]]] = {}
-        for run in parameters:
-            alike.setdefault(tuple(run.get(group) for group in groups), []).append(run)
-        kept += [
-            name
-            for name in different
-            if level == (2 if "." in name else "/" in name)
-            and any(len({run.get(name) for run in runs}) > 1 for runs in alike.values())
-        ]
-    return kept
 
 
 def _columns(parameters: Sequence[Mapping[str, str]], metrics: Sequence[Mapping[str, float]]):

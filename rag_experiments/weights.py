@@ -118,6 +118,14 @@ def _resolve(weights: str, cache_dir: Path) -> Path:
     return _fetch_hub(weights)
 
 
+def pin(weights: str, cache_dir: Path, place: str = "weights") -> str:
+    """The same weights by a name that stays theirs: that of a Hub model gets its commit."""
+    if weights.startswith(("pypi:", "random:", ".", "/", "~")):
+        return weights
+    folder = resolve(weights, cache_dir, place)
+    return f"{weights.partition('@')[0]}@{folder.name}"
+
+
 def fingerprint(weights: str, cache_dir: Path, place: str = "weights") -> str:
     """Text that changes when the weights behind a string change, for cache keys.
 
@@ -129,10 +137,15 @@ def fingerprint(weights: str, cache_dir: Path, place: str = "weights") -> str:
     folder = resolve(weights, cache_dir, place)
     if not weights.startswith((".", "/", "~")):
         return f"{weights} ({folder.name})"  # the Hub's cache names a snapshot by its commit
+    return f"folder {hash_folder(folder)}"
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 of all files in a folder and their names."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)}\0{hash_file(file)}\0".encode())
-    return f"folder {digest.hexdigest()}"
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{hash_file(file)}\0".encode())
+    return digest.hexdigest()
 
 
 def hash_file(file: Path) -> str:

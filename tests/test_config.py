@@ -78,6 +78,7 @@ class Retriever(Option):
     def question_problems(self) -> None: ...
     def build(self) -> None: ...
     def load(self) -> None: ...
+    def extend(self) -> None: ...
 
 
 class Trainer(Option):
@@ -173,7 +174,7 @@ def test_a_sound_configuration_becomes_options():
         (
             {"retriever": {"_target_": f"{HERE}.Trainer"}},
             f"retriever: {HERE}.Trainer is no option of the group retriever; it lacks build, "
-            "data_problems, differentiable, load, question_problems, temperature, top_k, "
+            "data_problems, differentiable, extend, load, question_problems, temperature, top_k, "
             "uses_query_vectors",
         ),
         (

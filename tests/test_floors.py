@@ -26,15 +26,19 @@ FLOORS = {
     "functional": 0,
     **dict.fromkeys(ROOMS, 2),
     "config": 3,
+    "parameters": 3,
     "tracking": 3,
     "assessments": 3,
+    "traces": 3,
     "reproducibility": 3,
     "resumption": 3,
     "journal": 3,
     "sweep": 3,
     "timing": 3,
+    "bundle": 4,
     "pipeline": 4,
     "stages": 4,
+    "serving": 4,
     "references": 4,
     "diagnosis": 4,
     "coverage": 4,
@@ -46,6 +50,8 @@ FLOORS = {
     "jobs": 4,
     "composition": 4,
     "ask": 5,
+    "evaluate": 5,
+    "add_passages": 5,
     "rating": 5,
     "report": 5,
     "export": 5,
@@ -58,9 +64,9 @@ WINGS = ("report",)
 """Parts that the entry alone starts."""
 
 OWNERS = {
-    "mlflow": {"tracking", "assessments"},
+    "mlflow": {"tracking", "assessments", "traces", "serving"},
     "nicegui": {"rating"},
-    "hydra": {"config", "composition", "sweep", "jobs", "__main__"},
+    "hydra": {"config", "composition", "sweep", "jobs", "evaluate", "__main__"},
 }
 """Libraries that only these modules import."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,14 @@ from rag_experiments.composition import Composer
 README = Path(__file__).parent.parent / "README.md"
 
 
-def commands() -> list[str]:
+def all_commands() -> list[str]:
     blocks = re.findall(r"^```\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    found = [part.strip() for line in lines for part in line.split("&&")]
-    own = [line for line in found if line.startswith("python -m rag_experiments ")]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def commands() -> list[str]:
+    own = [line for line in all_commands() if line.startswith("python -m rag_experiments ")]
     return [line for line in own if "--help" not in line]  # the entry's own tests run it
 
 
@@ -57,3 +63,26 @@ def test_every_number_of_a_table_of_results_stands_beside_its_command():
         if re.search(r"\d\.\d\d", table):
             before = text[: text.index(table)].rstrip()
             assert before.endswith("```") or "python -m rag_experiments" in table, table
+
+
+def tools() -> list[str]:
+    """Commands of the README beside the entry's, e.g. `python -m rag_experiments.report ...`."""
+    return [line for line in all_commands() if line.startswith("python -m rag_experiments.")]
+
+
+@pytest.mark.parametrize("command", tools())
+def test_tool_takes_its_options(command, tmp_path, monkeypatch, capsys):
+    """What is wrong is that there is no such run, not the options that the README gives."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    name, *words = shlex.split(command)[2:]
+    package = importlib.util.find_spec(name)
+    assert package is not None
+    main = f"{name}.__main__" if package.submodule_search_locations else name
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(main).main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "usage:" not in said
+    assert len(said.splitlines()) <= len(words), said  # a line for each thing that is not there

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from rag_experiments.contracts import Hit, Question, Runtime, UserError
+from rag_experiments.retriever import embeddings
 from rag_experiments.retriever.bm25 import BM25
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.encoder import Encoder
@@ -510,6 +511,35 @@ def test_a_saved_index_loads_from_another_folder(
     assert retriever.load(tmp_path / "there", passages, empty).search(questions, 4, vectors) == (
         expected
     )
+
+
+@pytest.mark.parametrize("name", list(make_all("x")))
+def test_an_extended_index_is_as_one_that_is_built_anew(
+    name, runtime, cross_encoder_folder, monkeypatch
+):
+    """With a passage that went, one in the place of another with its id, and new ones."""
+    old = [(f"x{i}", "", f"filler number {i}") for i in range(20)] + PASSAGES
+    new = [*old[1:-1], ("p6", "PCR", "Another text with the same id."), ("new", "", "Phage text.")]
+    retriever = make_all(cross_encoder_folder)[name]
+    searcher = retriever.build(make_passages(old), runtime)
+    questions = ask("phage protein yeast", "another filler 7", passage_ids=("new",))
+    vectors = make_vectors(2) if retriever.uses_query_vectors else None
+    expected = retriever.build(make_passages(new), runtime).search(questions, 4, vectors)
+    embedded = []
+    embed = embeddings.embed_passages
+
+    def counted(passages, *others):
+        embedded.extend(passages["id"])
+        return embed(passages, *others)
+
+    monkeypatch.setattr(embeddings, "embed_passages", counted)
+    kept = frozenset(name for name, *_ in old[1:-1])
+    extended = retriever.extend(searcher, make_passages(new), kept, runtime)
+    found = extended.search(questions, 4, vectors)
+    for hits, wanted in zip(found, expected, strict=True):
+        assert [hit.passage_id for hit in hits] == [hit.passage_id for hit in wanted]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in wanted], rel=1e-4)
+    assert embedded == (["p6", "new"] if retriever.uses_query_vectors else [])
 
 
 def test_a_wrong_index_is_refused(passages, runtime, tmp_path):

@@ -135,20 +135,14 @@ def test_a_saved_run_keeps_its_query_encoder_and_outlives_the_folders_it_began_w
     groups = {"task": TASK, "model": model.option, "retriever": pipeline.retriever}
     raw = OmegaConf.create({name: describe(option) for name, option in groups.items()})
     raw.update({"seed": 1, "cache_dir": str(runtime.cache_dir)})
-    pipeline.save(tmp_path / "first", raw)
+    pipeline.save(tmp_path / "first", raw, runtime.cache_dir)
     shutil.rmtree(weights)
 
     loaded = RagPipeline.load(tmp_path / "first", device="cpu", precision="float32")
-    loaded.save(tmp_path / "second", raw)
+    loaded.save(tmp_path / "second", raw, runtime.cache_dir)
     again = RagPipeline.load(tmp_path / "second", device="cpu", precision="float32")
     expected = pipeline.ask("Why?")
     assert again.ask("Why?").retrieval_scores == pytest.approx(expected.retrieval_scores)
-
-    broken = OmegaConf.load(tmp_path / "second" / "config.yaml")
-    broken.retriever.top_k = 0
-    OmegaConf.save(broken, tmp_path / "second" / "config.yaml")
-    with pytest.raises(UserError, match=r"retriever\.top_k: 0 must be"):
-        RagPipeline.load(tmp_path / "second", device="cpu")
 
 
 def test_a_temperature_says_what_it_was_fitted_on(runtime, caplog):

@@ -106,7 +106,8 @@ def test_the_reference_conditions_and_the_errors_are_recorded(runs, folder):
 
 def test_neither_environment_nor_credentials_leave_the_machine(runs, folder):
     sent = [folder / "outputs" / "mlflow.db", *(folder / "outputs" / "mlartifacts").rglob("*")]
-    saved = [*folder.rglob("model/config.yaml"), *folder.rglob("outcome.json")]
+    bundles = [path.parent / "config.yaml" for path in folder.rglob("pipeline.json")]
+    saved = [*bundles, *folder.rglob("outcome.json")]
     assert len(saved) == 2 * 2 + 2  # each bundle in its run's folder and in MLflow
     everything = {path: path.read_bytes() for path in (*sent, *saved) if path.is_file()}
     assert [path for path, content in everything.items() if SECRET.encode() in content] == []

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rag_experiments import journal, tracking, upload
+from rag_experiments import journal, parameters, tracking, upload
 from rag_experiments.contracts import UserError
 
 SECRET = "do-not-record-me"
@@ -67,7 +67,7 @@ def test_a_run_records_everything(client, tmp_path):
             run.log_metrics({"train/loss": 1 / step}, step)
         run.log_data("bio_qa", "f" * 64, {"train": 3, "test": 4})
         run.log_predictions([{"id": "q1", "answers": ("a", "b")}, {"id": "q2", "extra": 1}])
-        run.log_folder(folder, "model")
+        run.log_model(folder, "model")
         run.log_environment({"python": "3", "git_commit": "c0ffee"})
     found = only_run(client)
     assert found.info.status == "FINISHED"
@@ -146,7 +146,7 @@ def test_a_long_value_is_cut_with_a_note(client):
     with tracking.Mlflow().start(raw(prompt="x" * 7000), Path("x")):
         pass
     value = only_run(client).data.params["prompt"]
-    assert len(value) == tracking.LONGEST_PARAMETER
+    assert len(value) == parameters.LONGEST_PARAMETER
     assert value.endswith("... [7000 characters; whole in config.yaml]")
     assert "x" * 7000 in artifact("config.yaml").read_text()
 
@@ -321,7 +321,7 @@ def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded
         for step in (2, 3):
             run.log_metrics({"train/loss": 1 / step}, step)
         run.log_predictions([{"id": "q1", "answers": ("a", "b")}])
-        run.log_folder(folder / "model", "model")
+        run.log_model(folder / "model", "model")
         assert run.url == ""
     assert "the run goes on, but tracking does not take its records" in caplog.text
     command = f"python -m rag_experiments.upload {folder}"
@@ -478,4 +478,4 @@ def test_processes_that_start_together_do_not_collide(tmp_path, monkeypatch):
     ],
 )
 def test_mask(text, masked):
-    assert tracking.mask(text) == masked
+    assert parameters.mask(text) == masked

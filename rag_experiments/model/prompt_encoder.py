@@ -61,6 +61,13 @@ class PromptEncoder:
                 self.cut += 1
         return ids
 
+    def show(self, question: Question, passages: Sequence[Passage]) -> str:
+        """A prompt as the model reads it: cut where `encode` cuts it, with all special tokens."""
+        ids = self._tokenize([self.write(question, passages)])[0]
+        if len(ids) > self.option.max_prompt_tokens:
+            ids = self._cut(question, passages, self.option.max_prompt_tokens)
+        return self.tokenizer.decode(ids)
+
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of an answer, its end token included."""
         end = self.tokenizer.eos_token_id

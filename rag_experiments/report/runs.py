@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import config, sweep
 from rag_experiments.contracts import Tracking, UserError
-from rag_experiments.tracking import Mlflow, flatten, mask
+from rag_experiments.parameters import flatten, mask
+from rag_experiments.tracking import Mlflow
 
 STAGES = ("untrained", "trained", "closed_book", "gold")
 """Sets of predictions that a run may hold: its own, and those of the reference conditions."""

@@ -12,8 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from rag_experiments.parameters import differing
 from rag_experiments.report.runs import Row, Run
-from rag_experiments.tracking import differing
 
 _NO_SETTING = ("experiment", "seed", "cache_dir", "metrics", "tracking", "test")
 """Keys that do not change what a model answers, and the seed."""
@@ -95,12 +95,13 @@ def pool(runs: Sequence[Run]) -> tuple[list[Setting], list[str], list[str]]:
 
 
 def _settings(parameters: dict[str, str]) -> dict[str, str]:
-    """Return what changes the answers of a model."""
-    return {
+    """Return what changes the answers of a model, or the questions."""
+    kept = {
         key: value
         for key, value in parameters.items()
         if key.replace("/", ".").partition(".")[0] not in _NO_SETTING
     }
+    return {**kept, "test.split": parameters.get("test.split", "test")}  # older runs know no other
 
 
 def _by_version(key: str, parameters: Sequence[dict[str, str]]) -> bool:

@@ -58,6 +58,15 @@ class BaseRetriever(Option):
         """Searcher that `Searcher.save` wrote for the same passages; UserError otherwise."""
         raise NotImplementedError
 
+    def extend(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> Searcher:
+        """Searcher of passages; those whose ids are `kept` are what `searcher` has of them.
+
+        Built anew, where there is nothing that is worth to be kept.
+        """
+        return self.build(passages, runtime)
+
 
 def join_title(title: str, text: str, separator: str = " ") -> str:
     """Text of a passage as retrievers read it: title and text."""

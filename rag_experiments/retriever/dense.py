@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_experiments.contracts import Question, Runtime
+from rag_experiments.contracts import Question, Runtime, Searcher
 from rag_experiments.retriever.encoder import Encoder
 from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
 from rag_experiments.retriever.reranker import RerankedRetriever
@@ -68,3 +68,29 @@ class Dense(RerankedRetriever):
         from rag_experiments.retriever.dense_search import DenseSearcher
 
         return DenseSearcher.load(folder, passages, self.index)
+
+    def extend_first(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> DenseSearcher:
+        """Embed the passages that are not kept, and index them with the vectors of the others."""
+        import numpy as np
+
+        from rag_experiments.retriever.base import fingerprint_passages
+        from rag_experiments.retriever.dense_search import DenseSearcher
+        from rag_experiments.retriever.embeddings import embed_passages
+
+        assert isinstance(searcher, DenseSearcher)
+        ids = passages["id"]
+        old = [row for row, passage_id in enumerate(ids) if passage_id in kept]
+        new = [row for row, passage_id in enumerate(ids) if passage_id not in kept]
+        vectors = np.empty((len(ids), searcher.dimension), np.float32)
+        vectors[old] = searcher.vectors([ids[row] for row in old])
+        if new:
+            vectors[new] = embed_passages(passages.select(new), self.encoder, runtime).vectors
+        return DenseSearcher(
+            passages,
+            vectors,
+            self.index.build(vectors),
+            self.index.refine_factor,
+            fingerprint_passages(passages),
+        )

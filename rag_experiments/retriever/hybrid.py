@@ -101,6 +101,19 @@ class Hybrid(RerankedRetriever):
             len(passages),
         )
 
+    def extend_first(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> Searcher:
+        """Extend both parts."""
+        assert isinstance(searcher, HybridSearcher)
+        return HybridSearcher(
+            self,
+            self.lexical.extend(searcher.lexical, passages, kept, runtime),
+            self.dense.extend(searcher.dense, passages, kept, runtime),
+            fingerprint_passages(passages),
+            len(passages),
+        )
+
 
 class HybridSearcher:
     """Searcher that fuses the hits of two."""

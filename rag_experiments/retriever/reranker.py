@@ -151,6 +151,24 @@ class RerankedRetriever(BaseRetriever):
         rescorer = self.reranker.open(folder / "reranker", runtime)
         return RescoringSearcher(first, rescorer, passages, self.rerank_depth)
 
+    def extend(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> Searcher:
+        """Searcher of passages; those whose ids are `kept` are what `searcher` has of them."""
+        if isinstance(self.reranker, NoReranker):
+            return self.extend_first(searcher, passages, kept, runtime)
+        from rag_experiments.retriever.rescoring import RescoringSearcher
+
+        assert isinstance(searcher, RescoringSearcher)
+        first = self.extend_first(searcher.first, passages, kept, runtime)
+        return RescoringSearcher(first, searcher.rescorer, passages, self.rerank_depth)
+
+    def extend_first(
+        self, searcher: Searcher, passages: Dataset, kept: frozenset[str], runtime: Runtime
+    ) -> Searcher:
+        """Extend the searcher of `build_first`; built anew, where nothing is worth to be kept."""
+        return self.build_first(passages, runtime)
+
     def build_first(self, passages: Dataset, runtime: Runtime) -> Searcher:
         """Make passages searchable without the reranker."""
         raise NotImplementedError

@@ -1,0 +1,164 @@
+"""Add documents to a saved model: python -m rag_experiments.add_passages RUN FILE."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_experiments.contracts import Runtime, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5
+"""Ids that a message names."""
+
+
+def main() -> None:
+    """Add the passages of a file to the index of a saved run; its model stays as it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rag_experiments.add_passages", description=main.__doc__
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, as it printed it")
+    parser.add_argument(
+        "file", type=Path, help="passages with id, title and text: JSON lines, CSV or Parquet"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="put passages in the place of those with their ids"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
+    parser.add_argument("--cache-dir", type=Path, help="folder of the weights (default: the run's)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        said = add_passages(
+            arguments.run,
+            arguments.file,
+            replace=arguments.replace,
+            device=arguments.device,
+            cache_dir=arguments.cache_dir,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(said)
+
+
+def add_passages(
+    run: Path,
+    file: Path,
+    *,
+    replace: bool = False,
+    device: str = "auto",
+    cache_dir: Path | None = None,
+) -> str:
+    """Add passages to the bundle of a run, and return what was done.
+
+    They are prepared (normalized, chunked) as the run's own were. Vectors of the passages that are
+    there stay, and the new ones alone are embedded; word indexes are built again. The bundle is
+    replaced when the new one is whole. Raises UserError, and changes nothing, where a record is
+    wrong, or a document has the id of one that is there (unless told to `replace` it).
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    from rag_experiments import bundle, config
+    from rag_experiments.reproducibility import resolve_device, resolve_dtype
+
+    folder = bundle.locate(run)
+    raw, facts = bundle.read(folder)
+    task, retriever = (
+        config.build(raw[group], group, check_paths=False) for group in ("task", "retriever")
+    )
+    if task.records != "questions":
+        raise UserError(
+            f"{str(run)!r}: trained for task={task.name}, whose documents bring their own "
+            "passages; give a run that answers questions"
+        )
+    device = resolve_device(device)
+    runtime = Runtime(
+        cache_dir=cache_dir or Path(raw.cache_dir),
+        device=device,
+        dtype=resolve_dtype(raw.precision, device),
+        seed=raw.seed,
+    )
+    names = bundle.base_weights({"retriever": retriever}, folder)
+    bundle.check_weights(names, facts, runtime.cache_dir)
+    old = Dataset.from_parquet(str(folder / "passages.parquet"))
+    new = read_passages(file, raw, runtime)
+    known = set(new["document_id"])
+    again = sorted(known & set(old["document_id"]))
+    if again and not replace:
+        raise UserError(
+            f"{file}: {len(again)} of {len(known)} documents have ids that are in the index, e.g. "
+            f"{', '.join(map(repr, again[:SHOWN]))}; give them other ids, or put them in the place "
+            "of those with --replace"
+        )
+    kept = old.select([row for row, name in enumerate(old["document_id"]) if name not in known])
+    passages = concatenate_datasets([kept, new.cast(kept.features)])
+    problems = retriever.data_problems(len(passages))
+    if problems:
+        raise UserError([f"retriever.{line}" for line in problems])
+
+    searcher = retriever.load(folder / "index", old, runtime)
+    extended = retriever.extend(searcher, passages, frozenset(kept["id"]), runtime)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    ignored = shutil.ignore_patterns("index", "passages.parquet", bundle.FACTS)
+    shutil.copytree(folder, partial, ignore=ignored, copy_function=_link)
+    extended.save(partial / "index")
+    passages.to_parquet(partial / "passages.parquet")
+    bundle.seal(partial, {**facts, "passages": len(passages)})
+    before = folder.with_name(f".{folder.name}.before")
+    folder.rename(before)
+    partial.rename(folder)
+    shutil.rmtree(before)
+    replaced = f" in the place of {len(old) - len(kept)}" if again else ""
+    return (
+        f"{len(new)} passages added{replaced}: {len(passages)} in {folder}\n"
+        "a copy in MLflow, and the run's own results, are as they were"
+    )
+
+
+def read_passages(file: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
+    """Read a file of passages, and prepare them as the data of a run was prepared."""
+    from rag_experiments import config
+    from rag_experiments.data import records
+    from rag_experiments.data.preparation import Limit, Preparation
+    from rag_experiments.data.problems import Problems
+    from rag_experiments.data.source import find_passages_problems, open_passages
+
+    found = find_passages_problems(str(file))
+    if found:
+        raise UserError([line.removeprefix("passages: ") for line in found])
+    problems = Problems()
+    table = open_passages(file, problems)
+    read = records.read_passages(table, records.PassageColumns(), problems)
+    if not read.passages and not problems.count:
+        problems.add(table.name, "there is no passage in it")
+    problems.raise_if_any()
+    preparation: Any = Preparation()
+    if "preparation" in raw.data:  # an option of one's own may have none
+        preparation = config.build(raw.data.preparation, "data.preparation")
+    preparation = preparation.model_copy(update={"limit": Limit()})
+    empty: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
+    return preparation.prepare(read.passages, empty, read.notes, runtime).passages
+
+
+def _link(source: str, target: str) -> None:
+    """Share a file that stays as it is; copy it where a file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+if __name__ == "__main__":
+    main()
