@@ -72,7 +72,8 @@ def tools() -> list[str]:
 
 @pytest.mark.parametrize("command", tools())
 def test_tool_takes_its_options(command, tmp_path, monkeypatch, capsys):
-    """What is wrong is that there is no such run, not the options that the README gives."""
+    """What is wrong is that there is no such run, not the options that the README gives; an empty
+    store is listed, verified and pruned all the same."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     name, *words = shlex.split(command)[2:]
@@ -83,6 +84,7 @@ def test_tool_takes_its_options(command, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(main).main()
     said = capsys.readouterr().err
-    assert ended.value.code == 2
+    empty = name.endswith(".store") and words[0] != "explain"
+    assert ended.value.code == (0 if empty else 2)
     assert "usage:" not in said
     assert len(said.splitlines()) <= len(words), said  # a line for each thing that is not there

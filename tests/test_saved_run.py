@@ -444,7 +444,7 @@ def test_mlflow_serves_the_saved_model(copy, tmp_path):
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not answers(port):
             alive = process.poll() is None and time.monotonic() < end
             assert alive, (tmp_path / "log").read_text()
