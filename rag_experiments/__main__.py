@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import traceback
+from argparse import Namespace
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -27,11 +28,13 @@ FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def main() -> None:
     """Run the command line; exit with 2 where the user can mend what failed, else 1 or 0."""
     parser = get_args_parser()
+    parser.prog = "python -m rag_experiments"
     arguments = parser.parse_intermixed_args()  # overrides may follow a flag
     if any(getattr(arguments, name) for name in HYDRAS_OWN):
         hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(job)()
         return
     try:
+        refuse_flags(arguments)
         composer = Composer(arguments.config_dir, arguments.config_name)
         if arguments.help or arguments.cfg:
             composer.show(arguments, parser)
@@ -51,6 +54,19 @@ def main() -> None:
         sys.exit(130)
     finally:
         GlobalHydra.instance().clear()
+
+
+def refuse_flags(arguments: Namespace) -> None:
+    """Refuse Hydra's flags that would be ignored; raise UserError with all of them."""
+    problems = []
+    if arguments.config_path is not None:
+        problems.append("--config-path: the package has its own; --config-dir adds a folder")
+    if arguments.package is not None and not arguments.cfg:
+        problems.append("--package: only with --cfg, e.g. --cfg job --package retriever")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        problems.append("--resolve: only with --cfg or --help, e.g. --cfg job --resolve")
+    if problems:
+        raise UserError(problems)
 
 
 def run(composer: Composer, plan: Plan) -> int:
