@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,11 +23,13 @@ HYDRAS_OWN = ("hydra_help", "info", "shell_completion", "experimental_rerun")
 def main() -> None:
     """Run the command line; exit with 2 where the user can mend what failed, else 1 or 0."""
     parser = get_args_parser()
+    parser.prog = "python -m rag_experiments"
     arguments = parser.parse_intermixed_args()  # overrides may follow a flag
     if any(getattr(arguments, name) for name in HYDRAS_OWN):
         hydra_main("pkg://rag_experiments.conf", CONFIG, version_base="1.3")(jobs.run)()
         return
     try:
+        refuse_flags(arguments)
         composer = Composer(arguments.config_dir, arguments.config_name)
         if arguments.help or arguments.cfg:
             composer.show(arguments, parser)
@@ -51,6 +54,19 @@ def main() -> None:
         sys.exit(2)
     finally:
         GlobalHydra.instance().clear()
+
+
+def refuse_flags(arguments: Namespace) -> None:
+    """Refuse Hydra's flags that would be ignored; raise UserError with all of them."""
+    problems = []
+    if arguments.config_path is not None:
+        problems.append("--config-path: the package has its own; --config-dir adds a folder")
+    if arguments.package is not None and not arguments.cfg:
+        problems.append("--package: only with --cfg, e.g. --cfg job --package retriever")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        problems.append("--resolve: only with --cfg or --help, e.g. --cfg job --resolve")
+    if problems:
+        raise UserError(problems)
 
 
 def run(composer: Composer, plan: Plan) -> int:

@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
     parser.add_argument("--cache-dir", type=Path, help="folder of the weights (default: the run's)")
     arguments = parser.parse_args()
+    if not all(question.strip() for question in arguments.question):
+        parser.error("a question is empty")
     logging.basicConfig(level=logging.WARNING)
     try:
         from rag_experiments.pipeline import RagPipeline

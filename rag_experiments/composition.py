@@ -7,7 +7,8 @@ import re
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as fields_of
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rag_experiments import config, resumption, sweep
 from rag_experiments.contracts import UserError
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 CONFIG = "config"
 """Name of the root configuration."""
 
-_REFUSED = (HydraException, OmegaConfBaseException, ValueError)
+_OPEN = ("env", "launcher", "sweeper")
+"""Parts of `hydra` that take keys of their own: those of a plugin."""
+
+_REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,18 @@ class Composer:
                 raise UserError(_reason(refusal)) from refusal
 
     def _plan(self, overrides: Sequence[str], multirun: bool) -> Plan:
+        for group in (key.partition("@")[0] for key in map(_key, overrides) if "/" in key):
+            if group not in self.groups:  # with a plus, Hydra makes it a key with a slash
+                raise HydraException(f"no group {group!r}")
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
+        unknown = _unknown_keys(master.hydra, "hydra", _OPEN)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
             if any(_parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
-            return Plan((config.load(_without_hydra(master)),), None, tuple(overrides))
+            single = _without_hydra(master)
+            if unknown:
+                raise UserError([*unknown, *config.check(single)])
+            return Plan((config.load(single),), None, tuple(overrides))
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
         jobs, problems = [], _Collected()
@@ -121,8 +133,10 @@ class Composer:
                 problems.add(job, ())
             except UserError as error:
                 problems.add(job, error.problems)
-        if problems.lines:
-            raise UserError(problems.lines)
+        if unknown or problems.lines:
+            raise UserError([*unknown, *problems.lines])
+        if not jobs:
+            raise UserError("-m: no job: a key that is swept has no value, e.g. range(3,3)")
         sweep_dir, state = self._place(master, jobs, overrides)
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
         settings = (
@@ -227,13 +241,14 @@ class Composer:
     def _problems_of_grid(self, overrides: list[str]) -> list[str]:
         """Return what the check finds; raise what Hydra raises."""
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
+        unknown = _unknown_keys(master.hydra, "hydra", _OPEN)
         if master.hydra.mode != RunMode.MULTIRUN:
-            return config.check(_without_hydra(master))
+            return unknown + config.check(_without_hydra(master))
         problems = _Collected()
         for job in self._jobs(master):
             composed = self._compose([self._let_through(line) for line in job], RunMode.RUN)
             problems.add(job, config.check(_without_hydra(composed)))
-        return problems.lines
+        return unknown + problems.lines
 
     def _culprit(self, overrides: list[str]) -> tuple[str, str] | None:
         """Return the first override that cannot be composed with those before it, and why."""
@@ -291,6 +306,11 @@ class Composer:
         """All groups and groups within groups, e.g. `model` and `model/generator`."""
         return tuple(self.hydra.list_all_config_groups())
 
+    @cached_property
+    def chosen(self) -> set[str]:
+        """The groups of which the defaults choose an option."""
+        return set(self._compose([], RunMode.RUN).hydra.runtime.choices)
+
     def _asks_for_sweep(self, overrides: Sequence[str]) -> bool:
         """Return whether a chosen experiment or a setting of hydra.mode makes it a sweep."""
         chosen = [line for line in overrides if _key(line) in ("experiment", "hydra.mode")]
@@ -305,7 +325,8 @@ class Composer:
         """Return an override with which Hydra sets a key whether it exists or not."""
         override = _parse(line)
         key = override.key_or_group
-        if override.is_delete() or override.is_hydra_override() or key in self.groups:
+        plugins = key.startswith(tuple(f"hydra.{part}." for part in _OPEN))
+        if override.is_delete() or plugins or key in self.groups:
             return line
         return line if "/" in key or override.package else f"++{line.lstrip('+')}"
 
@@ -322,8 +343,13 @@ class Composer:
             return None, [f"{line}: no group {key!r}{config.nearest(key, self.groups)}"]
         if key == "experiment" and not override.is_add():
             return f"+{line}", [f"{line}: an experiment is added to the defaults: write +{line}"]
-        if override.is_add() and key in config.GROUPS and override.package is None:
+        adds = override.is_add() or override.is_force_add()
+        if adds and override.package is None and key in self.chosen:
             return line.lstrip("+"), [f"{line}: {key} has a choice already; write it without the +"]
+        if not adds and isinstance(override.value(), list) and key in self.chosen - {"metrics"}:
+            return None, [
+                f"{line}: one option is legal, not a list; a sweep is written a,b with -m"
+            ]
         try:
             values = _choices(override)
         except ValueError as error:
@@ -365,7 +391,9 @@ class Composer:
         experiments = self.loader.get_group_options("experiment", ObjectType.CONFIG)
         if line in experiments:
             return f"{line}: an experiment is chosen with +experiment={line}"
-        return f"{line}: not of the form key=value ({_reason(error)})"
+        key, _, value = line.partition("=")
+        quotes = f"; put the value into quotes of its own: '{key}=\"...\"'" if value else ""
+        return f"{line}: not of the form key=value ({_reason(error)}){quotes}"
 
 
 class _Loader(ConfigLoaderImpl):
@@ -542,6 +570,21 @@ def _with_parts(overrides: Sequence[str], notes: dict[str, None]) -> list[str]:
     return [*overrides, *added]
 
 
+def _unknown_keys(node: DictConfig, place: str, skip: Sequence[str] = ()) -> list[str]:
+    """Return what stands under `hydra` that Hydra does not know: it would be ignored."""
+    kind = OmegaConf.get_type(node)
+    legal = [field.name for field in fields_of(kind)] if is_dataclass(kind) else list(node)
+    problems = []
+    for name in map(str, node):
+        part = node._get_node(name)
+        if name not in (*legal, *skip):
+            near = config.nearest(name, legal)
+            problems.append(f"{place}.{name}: unknown key{near} (legal here: {', '.join(legal)})")
+        elif isinstance(part, DictConfig) and _is_mapping(part) and name not in skip:
+            problems += _unknown_keys(part, f"{place}.{name}")
+    return problems
+
+
 def _is_mapping(node: Any) -> bool:
     """Return whether a node has keys of its own; a reference and a null have none."""
     return isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
@@ -577,9 +620,16 @@ def _choices(override: Override) -> list[str]:
 def _reason(error: BaseException) -> str:
     """Return what Hydra says, in one line and without its advice to add a plus."""
     cause = error
-    while not str(cause).strip() and cause.__cause__ is not None:
+    while not str(cause).strip() or str(cause).startswith("Error merging override"):
+        if cause.__cause__ is None:
+            break
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if "Multiple values for" in str(cause):
+        return "there is a choice already; write it without the +"
+    part = re.match(r"Could not override '([\w/]+)/(\w+)'", " ".join(lines))
+    if part and "No match in the defaults list" in str(cause):
+        return f"the chosen {part[1]} has no {part[2]}; choose one that has"
     advice = ("To append to your config use", "See https", "Config search path", "provider=")
     kept = [line for line in lines if not line.startswith((*advice, "full_key", "object_type"))]
     return " ".join(kept) or type(cause).__name__

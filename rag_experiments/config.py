@@ -346,7 +346,11 @@ def _describe(
 def _message(error: Any) -> str:
     """Return pydantic's message in the words of a sentence that starts with the value."""
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message.replace("Input should be", "must be").replace("Input should", "must")
+    message = (
+        message.replace("an instance of Path", "a path")
+        .replace("Input should be", "must be")
+        .replace("Input should", "must")
+    )
     if error["type"] in ("literal_error", "enum"):
         expected = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
         message += nearest(str(error["input"]), expected)
@@ -398,6 +402,7 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
     """
     problems: list[str] = []
     task, metrics = rooms.get("task"), rooms.get("metrics")
+    all_metrics = isinstance(metrics, dict) and all(m is not _BROKEN for m in metrics.values())
     if isinstance(metrics, dict):
         metrics = {name: part for name, part in metrics.items() if part is not _BROKEN}
     if task is not None and metrics:
@@ -410,12 +415,14 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                     f"{', '.join(fitting) or 'none'}; metrics={task.name} has what fits"
                 )
         names = [metric.name for metric in metrics.values()]
-        if task.objective not in names:
+        if task.objective not in names and all_metrics:
             problems.append(
                 f"task.objective: {task.objective!r} is not among the configured metrics"
                 f"{nearest(task.objective, names)} (legal here: {', '.join(fitting)})"
             )
-    problems += _test_conflicts(rooms.get("test", Test()), task, metrics or {})
+    test = rooms.get("test", Test())
+    if isinstance(test, Test):
+        problems += _test_conflicts(test, task, metrics or {})
     trainer, retriever, model = (rooms.get(name) for name in ("trainer", "retriever", "model"))
     if getattr(trainer, "trains_query_encoder", False):
         if retriever is not None and not retriever.differentiable:

@@ -43,6 +43,7 @@ class Option(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
+        allow_inf_nan=False,
         frozen=True,
         arbitrary_types_allowed=True,
         protected_namespaces=(),

@@ -243,8 +243,8 @@ class RagPipeline:
 
         `encode_queries` loads the query encoder even where the retriever does without. `passages`
         are another knowledge source, which is indexed anew. Base weights that are not in the
-        folder are taken from the cache or fetched again. Raises UserError where something is
-        missing or does not belong together.
+        folder are taken from the cache of the run, which is looked for where the run was started,
+        or fetched again. Raises UserError where something is missing or does not belong together.
         """
         folder = bundle.locate(Path(folder))
         raw, facts = bundle.read(folder)
@@ -256,7 +256,7 @@ class RagPipeline:
         )
         device = resolve_device(device)
         runtime = Runtime(
-            cache_dir=cache_dir or Path(raw.cache_dir),
+            cache_dir=cache_dir or _find_cache(folder, Path(raw.cache_dir).expanduser()),
             device=device,
             dtype=resolve_dtype(precision, device),
             seed=raw.seed,
@@ -286,3 +286,9 @@ def mean_entropy(predictions: Sequence[Prediction]) -> float:
     """Mean entropy of p(z|x) in nats over the questions that have passages."""
     values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
     return float(np.mean(values)) if values else 0.0
+
+
+def _find_cache(folder: Path, written: Path) -> Path:
+    """The cache that a run in `folder` used: a relative one lies beside a folder above it."""
+    caches = (above / written for above in folder.absolute().parents)
+    return next(filter(Path.is_dir, caches), written)

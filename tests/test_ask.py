@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from rag_experiments.ask import describe
+import sys
+
+import pytest
+
+from rag_experiments.ask import describe, main
 from rag_experiments.contracts import Prediction
+
+
+def test_an_empty_question_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ask", "run", "What?", " "])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "a question is empty" in capsys.readouterr().err
 
 
 def test_an_answer_shows_its_passages_and_their_weights():

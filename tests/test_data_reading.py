@@ -155,6 +155,53 @@ def test_a_json_list_is_recognized(tmp_path):
     )
 
 
+def test_what_spoils_every_line_is_said_once(tmp_path):
+    folder = write_folder(tmp_path / "d", train=[json.dumps(QUESTIONS[0], indent=1)])
+    (folder / "test.jsonl").write_bytes("\n".join(["{}"] * 9).encode("utf-16"))
+    assert problems_of(Folder(path=str(folder)), tmp_path) == [
+        "d/train.jsonl:1: starts an object that goes over several lines; legal: JSON lines, that "
+        "is one object a line",
+        "d/test.jsonl:1: byte 0xff at position 1 is not UTF-8; save the file as UTF-8",
+    ]
+
+
+def test_half_of_a_character_is_refused_and_a_whole_one_is_read(tmp_path):
+    half = r'{"id": "a", "question": "\ud83e?", "answers": ["x"], "passage_ids": ["p2"]}'
+    whole = r'{"id": "b", "question": "\ud83e\uddec?", "answers": ["x"], "passage_ids": ["p2"]}'
+    folder = write_folder(tmp_path / "d", train=[half, whole])
+    assert problems_of(Folder(path=str(folder)), tmp_path) == [
+        r"d/train.jsonl:1: half of a character (\ud800 to \udfff alone) is not a text"
+    ]
+    write_lines(folder / "train.jsonl", [whole])
+    assert load(Folder(path=str(folder)), tmp_path).train[0].question == "\U0001f9ec?"
+
+
+def test_an_empty_knowledge_source_is_one_problem(tmp_path):
+    folder = write_folder(tmp_path / "d", passages=[])
+    assert problems_of(Folder(path=str(folder)), tmp_path) == [
+        "d/passages.jsonl: there is no passage in it"
+    ]
+
+
+def test_csv_of_a_spreadsheet_says_how_it_can_be_read(tmp_path):
+    questions = [f"{i}?;x" for i in range(20)]
+    write_lines(tmp_path / "q.csv", ["question;answers", *questions])
+    write_lines(tmp_path / "p.csv", ["id;title;text", "p1;Taq;Taq polymerase is x."])
+    paths = {"train": f"{tmp_path}/q.csv", "passages": f"{tmp_path}/p.csv"}
+    assert problems_of(Files(**paths), tmp_path) == [
+        f"{name}:1: {header!r} is one column; legal: columns divided by ',', or set "
+        "data.delimiter='\";\"' (data=files)"
+        for name, header in (("q.csv", "question;answers"), ("p.csv", "id;title;text"))
+    ]
+    assert problems_of(Files(**paths, delimiter=";"), tmp_path) == [
+        "q.csv:id: no such column; there are: question, answers (id=null in the map of columns "
+        "makes ids of the content)"
+    ]
+    data = load(Files(**paths, delimiter=";", columns=QuestionColumns(id=None)), tmp_path)
+    assert data.gold == "answer_match"
+    assert len(data.train) + len(data.validation) + len(data.test) == 20
+
+
 def test_fields_that_are_not_used_are_named_with_a_hint(tmp_path):
     train = [{**QUESTIONS[0], "passage_id": ["p1"], "source": "x"}]
     data = load(Folder(path=str(write_folder(tmp_path / "d", train=train))), tmp_path)

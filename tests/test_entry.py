@@ -79,6 +79,26 @@ def problems(*overrides: str, multirun: bool = False, data: bool = True) -> list
         ("trainer=joint", "trainer: Joint trains the query encoder through p(z|x), which retr"),
         ("tracking.uri=./mlruns", "tracking.uri: './mlruns' is no store for runs; legal: sqlite"),
         ("hydra/launcher=joblb", "hydra/launcher=joblb: no such option"),
+        ("hydra.rn.dir=here", "hydra.rn: unknown key; did you mean run?"),
+        ("+hydra.rn.dir=here", "hydra.rn: unknown key; did you mean run?"),
+        ("++hydra.job.nme=run", "hydra.job.nme: unknown key; did you mean name? (legal here: name"),
+        ("hydra.mode=MULTI", "hydra.mode=MULTI: Invalid value 'MULTI', expected one of [RUN, MUL"),
+        ("+model/generator=tiny_causal", "+model/generator=tiny_causal: model/generator has a ch"),
+        ("++model/generator=tiny_causal", "++model/generator=tiny_causal: model/generator has a "),
+        ("+model/generatr=tiny_causal", "+model/generatr=tiny_causal: no group 'model/generatr'; "),
+        ("retriever/index=flat", "retriever/index=flat: the chosen retriever has no index; choose"),
+        (
+            "retriever=[bm25,dense]",
+            "retriever=[bm25,dense]: one option is legal, not a list; a swe",
+        ),
+        (
+            "task.prompt.template={context} {question}",
+            "task.prompt.template={context} {question}: ",
+        ),
+        ("trainer.learning_rate=inf", "trainer.learning_rate: inf must be a finite number"),
+        ("metrics.f1.foo=3", "metrics.f1.foo: unknown key"),
+        ("cache_dir=3", "cache_dir: 3 must be a path"),
+        ("test=null", "test: None must be a valid dictionary"),
     ],
 )
 def test_a_refused_override_is_one_line(override, expected):
@@ -87,6 +107,50 @@ def test_a_refused_override_is_one_line(override, expected):
     assert all("\n" not in line for line in found)
     if override not in ("metrics=accuracy", "hydra/launcher=joblb"):  # these break two rules
         assert len(found) == 1, found
+
+
+def test_a_value_that_needs_quotes_is_told_how():
+    (line,) = problems("task.prompt.template={context} {question}")
+    assert line.endswith("""put the value into quotes of its own: 'task.prompt.template="..."'""")
+
+
+def test_a_needless_plus_within_a_chosen_option_is_said_as_such():
+    assert problems("retriever=dense", "+retriever/index=hnsw") == [
+        "+retriever/index=hnsw: there is a choice already; write it without the +"
+    ]
+
+
+def test_a_wrong_key_of_hydra_hides_nothing():
+    found = problems("+hydra.sweep.dirr=here", "retriever.kk=1,2", multirun=True)
+    assert [line.partition(":")[0] for line in found] == ["hydra.sweep.dirr", "retriever.kk"]
+
+
+@pytest.mark.parametrize("swept", ["seed=range(3,3)", "seed=glob(*)"])
+def test_a_sweep_without_a_job_is_refused(swept):
+    (line,) = problems(swept, multirun=True)
+    assert line.startswith("-m: no job")
+
+
+def test_a_broken_file_of_the_user_is_refused_without_a_traceback(tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "broken.yaml").write_text("seed: [1\n")
+    with pytest.raises(UserError) as caught:
+        Composer("mine").plan(["+experiment=broken"])
+    (line,) = caught.value.problems
+    assert line.startswith("+experiment=broken: ")
+    assert "broken.yaml" in line
+    assert "line 2" in line
+
+
+def test_flags_that_would_be_ignored_are_refused(monkeypatch, capsys):
+    command = ["rag_experiments", "--package", "data", "--resolve", "--config-path", "mine"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(entry, "run", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 2
+    starts = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert starts == ["--config-path", "--package", "--resolve"]
 
 
 def test_one_problem_does_not_hide_another():

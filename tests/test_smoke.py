@@ -68,11 +68,11 @@ def test_the_same_command_and_seed_give_the_same_figures_on_empty_stores(first, 
         assert (again / name).read_text("utf-8") == (before / name).read_text("utf-8")
 
 
-def test_a_saved_run_answers_as_it_did(first, monkeypatch):
+def test_a_saved_run_answers_as_it_did_from_any_folder(first, tmp_path, monkeypatch):
     from rag_experiments.contracts import Question
     from rag_experiments.pipeline import RagPipeline
 
-    monkeypatch.chdir(first[0])
+    monkeypatch.chdir(tmp_path)
     run = run_folder(first[0])
     rows = [
         json.loads(line)
@@ -82,6 +82,7 @@ def test_a_saved_run_answers_as_it_did(first, monkeypatch):
     found = pipeline.predict([Question(row["id"], row["question"]) for row in rows])
     assert [p.prediction for p in found] == [row["prediction"] for row in rows]
     assert [list(p.passage_ids) for p in found] == [row["passage_ids"] for row in rows]
+    assert not list(tmp_path.iterdir())  # the run's own cache was found
 
 
 @pytest.mark.slow

@@ -86,7 +86,8 @@ class Fields:
             if column in header or column.partition(".")[0] in header:
                 continue
             place = f"{self.table.name}:{column}"
-            self.problems.add(place, f"no such column; {list_names(column, header)}")
+            message = f"no such column; {list_names(column, header)}{_hint(name)}"
+            self.problems.add(place, message)
             good = False
         return good
 
@@ -132,7 +133,8 @@ class Fields:
             self.seen.add(column)
         elif name in self.required:
             place = f"{row.place}:{column}"
-            self.problems.add(place, f"the field is missing; {list_names(column, row.values)}")
+            message = f"the field is missing; {list_names(column, row.values)}{_hint(name)}"
+            self.problems.add(place, message)
         return value
 
     def _refuse(self, row: Row, name: str, value: Any, legal: str) -> None:
@@ -228,6 +230,11 @@ class Fields:
 
 
 _OPTIONAL = ("title", "passage_ids", "group", "context_title")
+
+
+def _hint(name: str) -> str:
+    """How to do without a field, where that is possible."""
+    return " (id=null in the map of columns makes ids of the content)" if name == "id" else ""
 
 
 def _to_text(value: Any) -> str | None:

@@ -32,7 +32,7 @@ class Files(Source):
     columns: QuestionColumns | DocumentColumns = QuestionColumns()
     """Their kind says what the records are: questions, or documents with summaries."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    """Between the cells of a CSV file of questions."""
+    """Between the cells of CSV files."""
     list_separator: Annotated[str, Field(min_length=1)] = "|"
     """Between the items of a CSV cell that holds several answers or ids; a JSON list works
     as well."""
@@ -71,3 +71,6 @@ class Files(Source):
 
     def _separator(self) -> str:
         return self.list_separator
+
+    def _delimiter(self) -> str:
+        return self.delimiter

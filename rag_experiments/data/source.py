@@ -135,7 +135,9 @@ class Source(Option):
                     "are questions; leave it out",
                 )
         if isinstance(self.passages, str):
-            tables.passages = open_passages(Path(self.passages).expanduser(), problems)
+            tables.passages = open_passages(
+                Path(self.passages).expanduser(), problems, self._delimiter()
+            )
             tables.passage_columns = self.passage_columns
         passages, splits, notes = self._read(tables, tables.columns, problems)
         return self.preparation.prepare(passages, splits, notes, runtime)
@@ -203,10 +205,11 @@ class Source(Option):
         splits, split_notes = self._split(given, tables, problems)
         notes += split_notes
         if passages_are_whole:
-            if not read.passages and problems.count == 0:
+            if read.passages or read.left_out:
+                self._check_gold(splits, read, columns, problems, notes)
+            elif problems.count == 0:
                 name = tables.passages.name if tables.passages else "contexts"
                 problems.add(name, "there is no passage in it")
-            self._check_gold(splits, read, columns, problems, notes)
         problems.raise_if_any()
         return (
             read.passages,
@@ -216,6 +219,9 @@ class Source(Option):
 
     def _separator(self) -> str:
         return "|"
+
+    def _delimiter(self) -> str:
+        return ","
 
     def _check_gold(
         self,
@@ -275,9 +281,9 @@ def find_passages_problems(passages: Any) -> list[str]:
     return [f"passages: {problem}"] if problem else []
 
 
-def open_passages(path: Path, problems: Problems) -> Table:
+def open_passages(path: Path, problems: Problems, delimiter: str = ",") -> Table:
     """Table of a file of passages, or of the file `passages` in a folder."""
-    return open_table(find_in_folder(path, "passages") or path, problems)
+    return open_table(find_in_folder(path, "passages") or path, problems, delimiter)
 
 
 def holds_documents(path: Path) -> bool:

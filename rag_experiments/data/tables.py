@@ -87,23 +87,36 @@ def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 problems.add(place, _describe_bytes(error))
+                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    return  # UTF-16: every line after it would be wrong as well
                 continue
             if not line:
                 continue
-            if number == 1 and line.startswith("["):
-                problems.add(
-                    place, "starts a JSON list; legal: JSON lines, that is one object a line"
-                )
+            if number == 1 and (line.startswith("[") or line == "{"):
+                what = "a JSON list" if line != "{" else "an object that goes over several lines"
+                problems.add(place, f"starts {what}; legal: JSON lines, that is one object a line")
                 return
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 problems.add(place, f"not JSON: {error.msg} at column {error.colno}")
                 continue
+            if rb"\ud" in raw.lower() and not _is_unicode(record):
+                problems.add(place, r"half of a character (\ud800 to \udfff alone) is not a text")
+                continue
             if not isinstance(record, dict):
                 problems.add(place, f"{quote(record)} is not a JSON object; legal: {{...}}")
                 continue
             yield Row(place, record)
+
+
+def _is_unicode(record: Any) -> bool:
+    """Whether no text has half of a surrogate pair, which JSON can write but no model reads."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _describe_bytes(error: UnicodeDecodeError) -> str:
@@ -131,6 +144,12 @@ def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
         problems.add(str(path), "the file is empty; the first line names the columns")
         return unreadable
     header = [name.strip() for name in header]
+    marks = [mark for mark in ";\t|" if mark in header[0]] if len(header) == 1 else []
+    if marks:
+        remedy = "save it as .tsv" if "\t" in marks else f"set data.delimiter='\"{marks[0]}\"'"
+        what = f"{quote(header[0])} is one column; legal: columns divided by {delimiter!r}"
+        problems.add(f"{path}:1", f"{what}, or {remedy} (data=files)")
+        return unreadable
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         problems.add(f"{path}:1", f"columns that occur twice: {', '.join(map(repr, twice))}")
