@@ -100,6 +100,7 @@ ANEW = {
     "metrics": set(),
     "tracking": set(),
     "test": set(),
+    "sweep": set(),
     "seed": set(),
 }
 UNUSED = {"none": {"model.query_encoder"}, "bm25": {"model.query_encoder"}}
