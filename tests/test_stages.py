@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ ANEW = {
     "metrics": set(),
     "tracking": set(),
     "test": set(),
+    "sweep": set(),
     "seed": set(),
 }
 UNUSED = {"none": {"model.query_encoder"}, "bm25": {"model.query_encoder"}}
@@ -391,10 +393,13 @@ class Runs:
         files = {p.name: p.read_text("utf-8") for p in run.glob("*.json*")}
         metrics = json.loads(files["metrics.json"])
         del metrics["seconds"], files["outcome.json"]  # times, and the command line
-        said = (run / "rag_experiments.log").read_text("utf-8")
-        computed = re.findall(r"(\w+): computing, ", said)
-        read = re.findall(r"(\w+): read, ", said)
-        return {**files, "metrics.json": json.dumps(metrics)}, computed, read
+        return {**files, "metrics.json": json.dumps(metrics)}, *read_log(run)
+
+
+def read_log(run: Path) -> tuple[list[str], list[str]]:
+    """The stages that a run computed, and those that it read."""
+    said = (run / "rag_experiments.log").read_text("utf-8")
+    return re.findall(r"(\w+): computing, ", said), re.findall(r"(\w+): read, ", said)
 
 
 @pytest.fixture
@@ -460,3 +465,21 @@ def test_what_changed_is_computed_and_the_rest_is_read(folder):
         ["untrained"],  # the validation questions, which were answered during training only
         ["data", "index", "retrieval", "retrieval", "untrained"],
     )
+
+
+def test_a_sweep_does_nothing_twice(folder, monkeypatch):
+    line = ["model=rag_token,concat", "retriever=bm25,gold", "trainer=frozen", "cache_dir=cache"]
+    sweep = ["-m", "hydra.sweep.dir=sweep", "test.references=false", *line]
+    monkeypatch.setattr(sys, "argv", ["rag_experiments", *LINE, *sweep])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert not ended.value.code
+    computed = [Counter(read_log(Path("sweep") / str(n))[0]) for n in range(4)]
+    splits = 2  # the validation questions and the test questions
+    assert sum(computed, Counter()) == {
+        "data": 1,
+        "index": 1,  # gold passages need none
+        "retrieval": 2 * splits,  # for each retriever
+        "untrained": 4 * splits,  # for each model and retriever
+    }
+    assert computed[3] == {"untrained": splits}  # all else was there
