@@ -385,7 +385,6 @@ LINE = [
     "model/generator=tiny_causal",
     "model.generator.max_prompt_tokens=700",
     "retriever.top_k=2",
-    "trainer=supervised",
     "trainer.max_steps=1",
     "trainer.per_device_train_batch_size=2",
     "tracking=none",
@@ -411,20 +410,23 @@ def read(path: Path) -> list[dict]:
 
 
 CASES = [
-    ("rag_token", "bm25", "document"),
-    ("rag_sequence", "bm25", "examples"),
-    ("concat", "hybrid", "examples"),
-    ("concat", "lead", "document"),
+    ("rag_token", "dense", "document", "joint"),
+    ("rag_sequence", "bm25", "examples", "supervised"),
+    ("concat", "hybrid", "examples", "supervised"),
+    ("concat", "lead", "document", "supervised"),
 ]
-TINY = ["retriever/encoder@retriever.dense.encoder=tiny", "model/query_encoder=tiny"]
+TINY = {
+    "dense": ["retriever/encoder=tiny", "model/query_encoder=tiny"],
+    "hybrid": ["retriever/encoder@retriever.dense.encoder=tiny", "model/query_encoder=tiny"],
+}
 
 
-@pytest.mark.parametrize(("model", "retriever", "scope"), CASES)
+@pytest.mark.parametrize(("model", "retriever", "scope", "trainer"), CASES)
 def test_a_run_reads_what_its_scope_says_and_is_saved(
-    model, retriever, scope, place, monkeypatch, capfd
+    model, retriever, scope, trainer, place, monkeypatch, capfd
 ):
-    more = TINY if retriever == "hybrid" else []
-    line = [f"model={model}", f"retriever={retriever}", f"data.scope={scope}", *more]
+    chosen = [f"model={model}", f"retriever={retriever}", f"trainer={trainer}"]
+    line = [*chosen, f"data.scope={scope}", *TINY.get(retriever, [])]
     assert not start(monkeypatch, *line)
     (run,) = (path.parent for path in place.glob("outputs/runs/*/*/metrics.json"))
     rows = read(run / "predictions_trained.jsonl")
