@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import time
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rag_experiments import config, resumption, sweep
+from rag_experiments import config, launcher, resumption, sweep
 from rag_experiments.contracts import UserError
 from rag_experiments.parameters import mask
 
@@ -121,8 +122,8 @@ class Composer:
             if any(_parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
-            if unknown:
-                raise UserError([*unknown, *config.check(single)])
+            if found := [*unknown, *launcher.check(master.hydra, sweeps=False)]:
+                raise UserError([*found, *config.check(single)])
             return Plan((config.load(single),), None, tuple(overrides))
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
@@ -133,8 +134,9 @@ class Composer:
                 problems.add(job, ())
             except UserError as error:
                 problems.add(job, error.problems)
-        if unknown or problems.lines:
-            raise UserError([*unknown, *problems.lines])
+        found = [*unknown, *launcher.check(master.hydra, sweeps=True)]
+        if found or problems.lines:
+            raise UserError([*found, *problems.lines])
         if not jobs:
             raise UserError("-m: no job: a key that is swept has no value, e.g. range(3,3)")
         sweep_dir, state = self._place(master, jobs, overrides)
@@ -241,14 +243,18 @@ class Composer:
     def _problems_of_grid(self, overrides: list[str]) -> list[str]:
         """Return what the check finds; raise what Hydra raises."""
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
-        unknown = _unknown_keys(master.hydra, "hydra", _OPEN)
-        if master.hydra.mode != RunMode.MULTIRUN:
-            return unknown + config.check(_without_hydra(master))
+        sweeps = master.hydra.mode == RunMode.MULTIRUN
+        found = [
+            *_unknown_keys(master.hydra, "hydra", _OPEN),
+            *launcher.check(master.hydra, sweeps),
+        ]
+        if not sweeps:
+            return [*found, *config.check(_without_hydra(master))]
         problems = _Collected()
         for job in self._jobs(master):
             composed = self._compose([self._let_through(line) for line in job], RunMode.RUN)
             problems.add(job, config.check(_without_hydra(composed)))
-        return unknown + problems.lines
+        return [*found, *problems.lines]
 
     def _culprit(self, overrides: list[str]) -> tuple[str, str] | None:
         """Return the first override that cannot be composed with those before it, and why."""
@@ -279,7 +285,11 @@ class Composer:
 
     def _checked(self, overrides: list[str], master: DictConfig) -> _Job:
         composed = self._compose(overrides, RunMode.RUN)
-        if any(composed.hydra[part] != master.hydra[part] for part in ("sweeper", "launcher")):
+        own, swept = (
+            [OmegaConf.to_container(node.hydra[part]) for part in ("sweeper", "launcher")]
+            for node in (composed, master)  # as written: ${now:...} goes on
+        )
+        if own != swept:
             # Hydra would drop these settings without a word.
             raise UserError(
                 "+experiment: an experiment with a sweep or a launcher of its own cannot be swept "
@@ -325,8 +335,8 @@ class Composer:
         """Return an override with which Hydra sets a key whether it exists or not."""
         override = _parse(line)
         key = override.key_or_group
-        plugins = key.startswith(tuple(f"hydra.{part}." for part in _OPEN))
-        if override.is_delete() or plugins or key in self.groups:
+        unchecked = key.startswith(("hydra.env.", "hydra.sweeper."))
+        if override.is_delete() or unchecked or key in self.groups:
             return line
         return line if "/" in key or override.package else f"++{line.lstrip('+')}"
 
@@ -424,9 +434,12 @@ class _Loader(ConfigLoaderImpl):
         self.repository.left_out = frozenset()
         while True:
             try:
-                composed = super().load_configuration(
-                    config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-                )
+                with warnings.catch_warnings():
+                    # Launchers' files stand on the plugins' own of the same names: as is meant.
+                    warnings.filterwarnings("ignore", "\n'hydra/launcher/.* ConfigStore schema")
+                    composed = super().load_configuration(
+                        config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                    )
                 break
             except HydraException as refusal:
                 unmatched = re.search(r"Could not override '([\w/@.]+)'", str(refusal))
@@ -620,9 +633,7 @@ def _choices(override: Override) -> list[str]:
 def _reason(error: BaseException) -> str:
     """Return what Hydra says, in one line and without its advice to add a plus."""
     cause = error
-    while not str(cause).strip() or str(cause).startswith("Error merging override"):
-        if cause.__cause__ is None:
-            break
+    while cause.__cause__ is not None and _says_nothing(str(cause).strip()):
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     if "Multiple values for" in str(cause):
@@ -633,6 +644,10 @@ def _reason(error: BaseException) -> str:
     advice = ("To append to your config use", "See https", "Config search path", "provider=")
     kept = [line for line in lines if not line.startswith((*advice, "full_key", "object_type"))]
     return " ".join(kept) or type(cause).__name__
+
+
+def _says_nothing(message: str) -> bool:
+    return not message or message.startswith("Error merging override")
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -34,6 +34,7 @@ FLOORS = {
     "resumption": 3,
     "journal": 3,
     "sweep": 3,
+    "launcher": 3,
     "timing": 3,
     "bundle": 4,
     "pipeline": 4,
@@ -66,7 +67,7 @@ WINGS = ("report",)
 OWNERS = {
     "mlflow": {"tracking", "assessments", "traces", "serving"},
     "nicegui": {"rating"},
-    "hydra": {"config", "composition", "sweep", "jobs", "evaluate", "__main__"},
+    "hydra": {"config", "composition", "launcher", "sweep", "jobs", "evaluate", "__main__"},
 }
 """Libraries that only these modules import."""
 

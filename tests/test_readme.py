@@ -35,6 +35,7 @@ def test_the_readme_has_commands():
 def test_command_is_taken(command, tmp_path, monkeypatch):
     """Composed and checked as the program does, with files where the reader has files."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rag_experiments.launcher.shutil.which", lambda name: name)
     words = shlex.split(command.partition("  #")[0])[3:]
     folder = tmp_path / "my_data"
     folder.mkdir()
