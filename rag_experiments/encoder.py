@@ -5,10 +5,10 @@ Loads heavy libraries; options import it inside their methods.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ Pooling = Literal["mean", "cls", "dpr"]
 _DPR = ("DPRQuestionEncoder", "DPRContextEncoder")
 _SETTINGS_FILE = "encoder.json"
 _SORTED_AT_ONCE = 1 << 14  # texts; the token ids of millions would not fit in memory
+_TOKENS_AT_ONCE = 2048  # on a CPU, padding included; what a layer makes of more leaves its caches
 
 
 class TextEncoder:
@@ -65,19 +66,22 @@ class TextEncoder:
         normalize: bool = True,
         max_length: int = 256,
         place: str = "encoder",
+        frozen: bool = False,
     ) -> TextEncoder:
-        """Encoder from a folder that `save_pretrained` wrote, in float32, in evaluation mode.
+        """Encoder from a folder that `save_pretrained` wrote, in evaluation mode: in float32, or,
+        where it is never trained (`frozen`), all of it in the runtime's type.
 
         Raises UserError, its lines under the key `place`, where the weights do not fit.
         """
         problems = find_problems(folder, pooling, max_length)
         if problems:
             raise UserError([f"{place}.{line}" for line in problems])
-        name = (resident.name_folder(folder), pooling == "dpr", runtime.device)
-        network = resident.take("encoder", name)
+        kind, dtype = ("frozen encoder", runtime.dtype) if frozen else ("encoder", "float32")
+        name = (resident.name_folder(folder), pooling == "dpr", runtime.device, dtype)
+        network = resident.take(kind, name)
         if network is None:
-            network = _load_network(folder, pooling).eval()
-            resident.lend("encoder", name, network)
+            network = _load_network(folder, pooling).to(getattr(torch, dtype)).eval()
+            resident.lend(kind, name, network)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return cls(network, tokenizer, runtime, pooling, normalize, max_length)
 
@@ -115,7 +119,8 @@ class TextEncoder:
         """Vectors `[n, dimension]` float32 of n texts, in their order, without gradient.
 
         Texts are batched by length, longest first, so that little padding is computed and
-        memory that does not suffice shows at once. `progress` names the bar (None: no bar),
+        memory that does not suffice shows at once. A batch has `batch_size` texts at most, on a
+        CPU fewer where they are long. `progress` names the bar (None: no bar),
         `out` takes the vectors (e.g. a memory map). `texts` needs a length and slices only.
         """
         if out is None:
@@ -132,8 +137,13 @@ class TextEncoder:
                     tokenized = self._tokenize(block)
                     lengths = np.array([len(ids) for ids in tokenized["input_ids"]])
                     order = np.argsort(-lengths, kind="stable")
-                    for first in range(0, len(block), batch_size):
-                        rows = order[first : first + batch_size]
+                    first = 0
+                    while first < len(block):
+                        most = batch_size
+                        if self.runtime.device == "cpu":
+                            most = min(most, max(1, _TOKENS_AT_ONCE // lengths[order[first]]))
+                        rows = order[first : first + most]
+                        first += len(rows)
                         batch = {
                             key: [values[i] for i in rows] for key, values in tokenized.items()
                         }
@@ -166,7 +176,9 @@ class TextEncoder:
         return {name: values.to(self.runtime.device) for name, values in padded.items()}
 
     def _pool(self, batch: dict[str, Tensor]) -> Tensor:
-        with precision(self.runtime):
+        # Autocast would widen the norms of a network that is narrow as a whole.
+        mixed = precision(self.runtime) if self.network.dtype == torch.float32 else nullcontext()
+        with mixed:
             output = self.network(**batch)
         # Pooling and norm in float32: sums over tokens lose digits in 16 bits.
         if self.pooling == "dpr":
@@ -183,7 +195,7 @@ class TextEncoder:
 def precision(runtime: Runtime) -> Any:
     """Mixed precision for matrix products, where the run decided for it."""
     if runtime.dtype == "float32":
-        return contextlib.nullcontext()
+        return nullcontext()
     device = torch.device(runtime.device).type
     return torch.autocast(device, dtype=getattr(torch, runtime.dtype))
 

@@ -81,6 +81,19 @@ def test_blocks_change_nothing(folder, runtime, monkeypatch):
     np.testing.assert_allclose(encoder.encode(TEXTS, batch_size=2), expected, atol=2e-6)
 
 
+def test_a_cpu_reads_few_long_texts_at_once(folder, runtime, monkeypatch):
+    encoder = TextEncoder.load(folder, runtime)
+    expected, seen = encoder.encode(TEXTS), []
+    encoder.network.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr("rag_experiments.encoder._TOKENS_AT_ONCE", 20)
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=2e-6)
+    assert len(seen) > 1
+    assert all(rows == 1 or rows * tokens <= 20 for rows, tokens in seen)
+    assert sum(rows for rows, _ in seen) == len(TEXTS)
+
+
 def test_cut_texts_are_counted(folder, runtime, caplog):
     encoder = TextEncoder.load(folder, runtime, max_length=8)
     with caplog.at_level(logging.INFO):
@@ -98,9 +111,14 @@ def test_a_length_beyond_the_positions_is_refused(folder, runtime):
         TextEncoder.load(folder, runtime, max_length=4096, place="a.b")
 
 
-def test_bfloat16_stays_close_and_returns_float32(folder, runtime):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_bfloat16_stays_close_and_returns_float32(folder, runtime, frozen):
     half = dataclasses.replace(runtime, dtype="bfloat16")
-    vectors = TextEncoder.load(folder, half).encode(TEXTS)
+    encoder = TextEncoder.load(folder, half, frozen=frozen)
+    # What may be trained keeps all its digits.
+    held = {p.dtype for p in encoder.network.parameters()}
+    assert held == {torch.bfloat16 if frozen else torch.float32}
+    vectors = encoder.encode(TEXTS)
     exact = TextEncoder.load(folder, runtime).encode(TEXTS)
     assert vectors.dtype == np.float32
     assert not np.array_equal(vectors, exact)

@@ -50,6 +50,7 @@ class Encoder(Option):
             self.normalize,
             self.max_length,
             place="retriever.encoder",
+            frozen=True,
         )
 
     def weight_problems(self, runtime: Runtime) -> list[str]:

@@ -91,6 +91,7 @@ class BiEncoder(_Reranker):
             self.normalize,
             self.max_length,
             place="retriever.reranker",
+            frozen=True,
         )
         return BiEncoderRescorer(encoder, self.batch_size)
 

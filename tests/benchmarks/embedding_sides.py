@@ -32,7 +32,9 @@ class EmbeddingSides:
         pooling = Pooling(words.get_embedding_dimension(), "mean")
         self.theirs = SentenceTransformer(modules=[words, pooling, Normalize()], device="cpu")
         self.ours = {
-            column: TextEncoder.load(folder, inputs.with_dtype(dtype), max_length=MAX_LENGTH)
+            column: TextEncoder.load(
+                folder, inputs.with_dtype(dtype), max_length=MAX_LENGTH, frozen=True
+            )
             for column, dtype in ((OURS, "bfloat16"), (OURS_FP32, "float32"))
         }
 

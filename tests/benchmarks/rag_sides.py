@@ -98,6 +98,9 @@ class RagSides:
             if column in columns:
                 runtime = inputs.with_dtype(dtype)
                 self.models[column] = option.load(self.task, runtime, encode_queries=False)
+        first, *others = self.models.values() or [None]
+        for other in others:  # whole weights are the same in both precisions: hold them once
+            other.generator.network = first.generator.network
         # Prompts and targets are written once, by ours, for all sides.
         writer = next(iter(self.models.values()), None) or option.load(
             self.task, inputs.with_dtype("float32"), encode_queries=False
@@ -172,7 +175,7 @@ class RagSides:
     def train_ours(self, turn: int, column: str) -> float:
         model = self.models[column].train()
         batch = self.batches[turn % len(self.batches)]
-        optimizer = self.optimizer(column, model.generator.network)
+        optimizer = self.optimizer("ours", model.generator.network)
         loss = model(**batch)["loss"]
         loss.backward()
         optimizer.step()
