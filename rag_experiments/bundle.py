@@ -146,7 +146,8 @@ def read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
 def check_weights(names: Mapping[str, str], facts: Mapping[str, Any], cache_dir: Path) -> None:
     """Refuse base weights in local folders that are others than those a bundle was saved with.
 
-    Others cannot be confused: their names hold a hash, or a commit.
+    Others cannot be confused: their names hold a hash, or a commit. Folders that are gone are left
+    out: whatever needs them says so.
     """
     problems = [
         f"{key}: the weights in {name!r} are not those that this model was saved with; put those "
@@ -154,6 +155,7 @@ def check_weights(names: Mapping[str, str], facts: Mapping[str, Any], cache_dir:
         for key, name in names.items()
         if name.startswith((".", "/", "~"))
         and key in facts["weights"]
+        and weights.find_problem(name) is None
         and weights.fingerprint(name, cache_dir, key) != facts["weights"][key]
     ]
     if problems:

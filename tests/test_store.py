@@ -206,7 +206,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize(("damage", "reason"), DAMAGES.items(), ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    ("damage", "reason"), DAMAGES.items(), ids=lambda each: getattr(each, "__name__", "said")
+)
 def test_a_damaged_entry_is_said_and_made_again(store, caplog, damage, reason):
     keep(store, A)
     folder = store.root / "stage" / A.digest
