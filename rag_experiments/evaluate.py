@@ -63,13 +63,13 @@ class Parent:
         written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
         assert isinstance(written, list)
         own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        outcome = sweep.Outcome.read(folder)
         return cls(
             folder.resolve(),
             raw,
             tuple(map(str, written)),
             str(own[0]).removeprefix("file://") if own else None,
-            metrics.get("run_id", ""),
+            "" if outcome is None else outcome.run_id,
         )
 
     def compose(self, overrides: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ def run(raw: DictConfig) -> float:
     its last checkpoint. Raises what the run raises, UserError for what the user can mend; a
     single run that fails ends the process with 2 for the latter, else with 1.
     """
+    logging.raiseExceptions = FULL_ERROR  # a full disk would get a traceback for each log line
     job = sweep.current_job()
     alone = job.sweep is None
     tries = 1 if alone or processes.count() > 1 else 1 + _option(raw, "retries")

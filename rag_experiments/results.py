@@ -143,6 +143,7 @@ class Results:
             self._outcome("untrained"),
             self._outcome("trained"),
             overrides=tuple(overrides),
+            run_id=self.recorder.run_id,
         ).write(self.folder)
         return self.evaluations[stage].estimates[objective].value
 
@@ -180,8 +181,8 @@ class Results:
         self.recorder.log_traces(traced)
 
     def _write_metrics(self) -> None:
-        """Write all estimates, their intervals, where gold comes from, the sizes of the data, the
-        MLflow run and the stages' seconds."""
+        """Write all estimates, their intervals, where gold comes from, the sizes of the data
+        and the stages' seconds."""
 
         def numbers(estimate: Estimate) -> dict[str, float | None]:
             return {k: (v if v == v else None) for k, v in asdict(estimate).items()}
@@ -193,7 +194,6 @@ class Results:
             },
             "gold_source": self.data.gold,
             "sizes": self.sizes,
-            "run_id": self.recorder.run_id,
             "seconds": self.timer.seconds,
         }
         text = json.dumps(content, indent=2) + "\n"

@@ -119,6 +119,9 @@ class Outcome:
 
     overrides: tuple[str, ...] = field(default=())
 
+    run_id: str = ""
+    """Number of its run in MLflow; empty: it was not recorded there."""
+
     @property
     def final(self) -> Score | None:
         """The score of the model as the run left it; None: the job failed."""
