@@ -392,7 +392,7 @@ class Runs:
         (run,) = set(self.folder.glob("outputs/runs/*/*")) - before
         files = {p.name: p.read_text("utf-8") for p in run.glob("*.json*")}
         metrics = json.loads(files["metrics.json"])
-        del metrics["seconds"], files["outcome.json"]  # times, and the command line
+        del metrics["seconds"], files["outcome.json"], files["begun.json"]  # times, command line
         return {**files, "metrics.json": json.dumps(metrics)}, *read_log(run)
 
 
