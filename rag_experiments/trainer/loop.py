@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from rag_experiments import interruption, processes
+from rag_experiments import interruption, memory, processes
 from rag_experiments.contracts import Example, Question, Training, TrainingResult, UserError
 from rag_experiments.trainer.gradient import GradientTrainer
 from rag_experiments.trainer.joint import Joint
@@ -213,6 +213,7 @@ class Curves(TrainerCallback):
                 values[f"train/{name}"] = float(value)
         if values and state.is_world_process_zero:
             self.training.log(values, state.global_step)
+        memory.trim()  # what batches of all sizes leave behind would grow by gigabytes
 
 
 class Checkpoints(TrainerCallback):
