@@ -147,6 +147,7 @@ def tail(log: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.on_demand
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     nursery, undisturbed, tmp_path
 ):
@@ -224,6 +225,7 @@ def remount(folder: Path, options: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.on_demand
 def test_a_full_disk_is_one_line_and_the_sweep_goes_on_when_there_is_room(
     nursery, undisturbed, small_disk, tmp_path
 ):
