@@ -70,7 +70,7 @@ def add_passages(
     from datasets import Dataset, concatenate_datasets
 
     from rag_experiments import bundle, config
-    from rag_experiments.reproducibility import resolve_device, resolve_dtype
+    from rag_experiments.reproducibility import resolve_runtime
 
     folder = bundle.locate(run)
     raw, facts = bundle.read(folder)
@@ -82,13 +82,8 @@ def add_passages(
             f"{str(run)!r}: trained for task={task.name}, whose documents bring their own "
             "passages; give a run that answers questions"
         )
-    device = resolve_device(device)
-    runtime = Runtime(
-        cache_dir=cache_dir or Path(raw.cache_dir),
-        device=device,
-        dtype=resolve_dtype(raw.precision, device),
-        seed=raw.seed,
-    )
+    cache_dir = cache_dir or Path(raw.cache_dir)
+    runtime = resolve_runtime(cache_dir, device, raw.precision, raw.seed)
     names = bundle.base_weights({"retriever": retriever}, folder)
     bundle.check_weights(names, facts, runtime.cache_dir)
     old = Dataset.from_parquet(str(folder / "passages.parquet"))

@@ -178,7 +178,6 @@ def evaluate(parent: Parent, raw: DictConfig, current: sweep.Job) -> float:
     import transformers
 
     from rag_experiments import reproducibility
-    from rag_experiments.contracts import Runtime
     from rag_experiments.diagnosis import write_json
     from rag_experiments.experiment import check_data, load_data
     from rag_experiments.pipeline import RagPipeline
@@ -189,12 +188,8 @@ def evaluate(parent: Parent, raw: DictConfig, current: sweep.Job) -> float:
 
     transformers.utils.logging.disable_progress_bar()
     settings = config.load(raw)
-    device = reproducibility.resolve_device(settings.device)
-    runtime = Runtime(
-        cache_dir=settings.cache_dir,
-        device=device,
-        dtype=reproducibility.resolve_dtype(settings.precision, device),
-        seed=settings.seed,
+    runtime = reproducibility.resolve_runtime(
+        settings.cache_dir, settings.device, settings.precision, settings.seed
     )
     timer = Timer()
     name = f"evaluation: {current.name}"

@@ -57,19 +57,15 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     transformers.utils.logging.disable_progress_bar()
     job = sweep.current_job()
     own_peak = memory.reset_peak() or job.sweep is None
-    device = reproducibility.resolve_device(config.device)
-    runtime = Runtime(
-        cache_dir=config.cache_dir,
-        device=device,
-        dtype=reproducibility.resolve_dtype(config.precision, device),
-        seed=config.seed,
+    runtime = reproducibility.resolve_runtime(
+        config.cache_dir, config.device, config.precision, config.seed
     )
     if processes.count() > 1 and not config.trainer.trains:
         raise UserError(
             f"trainer: {type(config.trainer).__name__} does not train, and only training is "
             f"shared among processes (WORLD_SIZE is {processes.count()}); start it without torchrun"
         )
-    processes.join(device)
+    processes.join(runtime.device)
     if not processes.is_first():
         logging.getLogger("rag_experiments").setLevel(logging.WARNING)
     output_dir = processes.share(output_dir)

@@ -20,13 +20,12 @@ from rag_experiments.contracts import (
     Prediction,
     Question,
     Retriever,
-    Runtime,
     Searcher,
     Task,
     UserError,
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
-from rag_experiments.reproducibility import resolve_device, resolve_dtype
+from rag_experiments.reproducibility import resolve_runtime
 
 if TYPE_CHECKING:
     from rag_experiments.model.rag_model import RagModel
@@ -254,13 +253,8 @@ class RagPipeline:
             config.build(raw[group], group, check_paths=False)
             for group in ("task", "model", "retriever")
         )
-        device = resolve_device(device)
-        runtime = Runtime(
-            cache_dir=cache_dir or _find_cache(folder, Path(raw.cache_dir).expanduser()),
-            device=device,
-            dtype=resolve_dtype(precision, device),
-            seed=raw.seed,
-        )
+        cache_dir = cache_dir or _find_cache(folder, Path(raw.cache_dir).expanduser())
+        runtime = resolve_runtime(cache_dir, device, precision, raw.seed)
         by_vector = encode_queries or retriever.uses_query_vectors
         names = bundle.base_weights({"model": model}, folder)
         if not by_vector:

@@ -10,7 +10,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import Runtime, UserError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,12 @@ def resolve_dtype(precision: str, device: str) -> str:
     dtype = "bfloat16" if fast else "float32"
     log.info("precision: %s, chosen by precision=auto (%s)", dtype, why)
     return dtype
+
+
+def resolve_runtime(cache_dir: Path, device: str, precision: str, seed: int) -> Runtime:
+    """Return where and how to run, with `auto` resolved to what this machine has."""
+    device = resolve_device(device)
+    return Runtime(cache_dir, device, resolve_dtype(precision, device), seed)
 
 
 def _fast_bfloat16(device: str) -> tuple[bool, str]:
