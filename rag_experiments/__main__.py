@@ -13,9 +13,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.main import main as hydra_main
 
-from rag_experiments import disk, interruption, jobs, processes, resumption, sweep
-from rag_experiments.composition import CONFIG, Composer, Plan
+from rag_experiments.composition.composer import CONFIG, Composer, Plan
 from rag_experiments.contracts import Tracking, UserError
+from rag_experiments.runtime import disk, interruption, processes
+from rag_experiments.sweep import jobs, outcomes, resumption
 
 HYDRAS_OWN = ("hydra_help", "info", "shell_completion", "experimental_rerun")
 
@@ -81,7 +82,7 @@ def run(composer: Composer, plan: Plan) -> int:
     assert plan.state is not None
     folder, tag = plan.sweep_dir, plan.state.tag
     failure: Exception | None = None
-    finished, total = sweep.count(folder, plan.state)
+    finished, total = outcomes.count(folder, plan.state)
     if first and resumption.State.read(folder) is not None:
         print(
             f"going on with {folder}: {finished}{f' of {total}' if total else ''} runs are "
@@ -95,15 +96,16 @@ def run(composer: Composer, plan: Plan) -> int:
             try:
                 composer.run(jobs.run, plan)
             except KeyboardInterrupt:
+                finished = outcomes.count(folder, plan.state)[0]
                 print(
-                    f"interrupted by {interruption.name()}: {sweep.count(folder, plan.state)[0]} "
-                    f"runs are finished in {folder}; the same command goes on",
+                    f"interrupted by {interruption.name()}: {finished} runs are finished in "
+                    f"{folder}; the same command goes on",
                     file=sys.stderr,
                 )
                 raise
             except Exception as error:
                 failure = error
-    code = sweep.report(folder, tag)
+    code = outcomes.report(folder, tag)
     if first:
         write_report(folder, tag)
     if failure is not None and (jobs.FULL_ERROR or code == 0):
@@ -133,10 +135,10 @@ def settle(plan: Plan, trackings: Iterable[Tracking]) -> None:
     """Clear up after processes that died, at whatever moment."""
     assert plan.sweep_dir is not None
     assert plan.state is not None
-    ended = sweep.ended(plan.sweep_dir)
+    ended = outcomes.ended(plan.sweep_dir)
     for folder, reason in ended.items():
         if not reason:
-            sweep.tidy(folder)
+            outcomes.tidy(folder)
     for tracking in trackings:
         tracking.settle(plan.state.tag, ended)
 

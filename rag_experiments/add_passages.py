@@ -70,7 +70,7 @@ def add_passages(
     from datasets import Dataset, concatenate_datasets
 
     from rag_experiments import bundle, config
-    from rag_experiments.reproducibility import resolve_runtime
+    from rag_experiments.runtime.reproducibility import resolve_runtime
 
     folder = bundle.locate(run)
     raw, facts = bundle.read(folder)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import weights
 from rag_experiments.contracts import Option, UserError
-from rag_experiments.reproducibility import versions
+from rag_experiments.runtime.reproducibility import versions
 
 FORMAT = 2
 """Version of the folder."""

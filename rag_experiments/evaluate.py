@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import config, jobs, sweep
-from rag_experiments.composition import Composer
+from rag_experiments import config
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
+from rag_experiments.sweep import jobs, outcomes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +64,7 @@ class Parent:
         written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
         assert isinstance(written, list)
         own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-        outcome = sweep.Outcome.read(folder)
+        outcome = outcomes.Outcome.read(folder)
         return cls(
             folder.resolve(),
             raw,
@@ -152,23 +153,23 @@ def refusals(overrides: Sequence[str]) -> list[str]:
 
 def job(parent: Parent, raw: DictConfig) -> None:
     """Evaluate, as Hydra calls it; end the process where that fails."""
-    current = sweep.current_job()
+    current = outcomes.current_job()
     try:
         for key in KEPT:
             raw[key] = parent.raw[key]
         jobs.write_configuration(current.output_dir, raw)
         evaluate(parent, raw, current)
     except UserError as error:
-        sweep.failed(error, current.overrides).write(current.output_dir)
+        outcomes.failed(error, current.overrides).write(current.output_dir)
         log.error("%s", error)
         sys.exit(2)
     except Exception as error:
-        sweep.failed(error, current.overrides).write(current.output_dir)
+        outcomes.failed(error, current.overrides).write(current.output_dir)
         log.exception("The evaluation failed")
         sys.exit(1)
 
 
-def evaluate(parent: Parent, raw: DictConfig, current: sweep.Job) -> float:
+def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
     """Answer and score the test questions of a configuration with a saved model.
 
     The index is built anew for the passages of the data. Questions of the run's own training take
@@ -177,14 +178,14 @@ def evaluate(parent: Parent, raw: DictConfig, current: sweep.Job) -> float:
     """
     import transformers
 
-    from rag_experiments import reproducibility
-    from rag_experiments.diagnosis import write_json
+    from rag_experiments.evaluation.diagnosis import write_json
+    from rag_experiments.evaluation.results import Results
+    from rag_experiments.evaluation.summary import print_place
     from rag_experiments.experiment import check_data, load_data
     from rag_experiments.pipeline import RagPipeline
-    from rag_experiments.results import Results
+    from rag_experiments.runtime import reproducibility
+    from rag_experiments.runtime.timing import Timer
     from rag_experiments.stages import Stages
-    from rag_experiments.summary import print_place
-    from rag_experiments.timing import Timer
 
     transformers.utils.logging.disable_progress_bar()
     settings = config.load(raw)

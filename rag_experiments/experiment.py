@@ -14,7 +14,7 @@ from pathlib import Path
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments import memory, processes, reproducibility, resumption, sweep
+from rag_experiments.composition.parameters import masked
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
@@ -27,16 +27,18 @@ from rag_experiments.contracts import (
     Training,
     UserError,
 )
-from rag_experiments.curves import Curves
-from rag_experiments.parameters import masked
+from rag_experiments.evaluation.results import Results, write_rows
+from rag_experiments.evaluation.summary import print_place
+from rag_experiments.evaluation.variation import reword_question
 from rag_experiments.pipeline import RagPipeline
-from rag_experiments.results import Results, write_rows
+from rag_experiments.runtime import memory, processes, reproducibility
+from rag_experiments.runtime.timing import Timer
 from rag_experiments.serving import make_servable
 from rag_experiments.stages import Stages
-from rag_experiments.summary import print_place
-from rag_experiments.timing import Timer
-from rag_experiments.tracking import Off, Recorder
-from rag_experiments.variation import reword_question
+from rag_experiments.sweep import outcomes, resumption
+from rag_experiments.tracking.curves import Curves
+from rag_experiments.tracking.none import NoTracking
+from rag_experiments.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     with all that is wrong with the data.
     """
     transformers.utils.logging.disable_progress_bar()
-    job = sweep.current_job()
+    job = outcomes.current_job()
     own_peak = memory.reset_peak() or job.sweep is None
     runtime = reproducibility.resolve_runtime(
         config.cache_dir, config.device, config.precision, config.seed
@@ -69,7 +71,7 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
     if not processes.is_first():
         logging.getLogger("rag_experiments").setLevel(logging.WARNING)
     output_dir = processes.share(output_dir)
-    tracking = config.tracking if processes.is_first() else Off()
+    tracking = config.tracking if processes.is_first() else NoTracking()
     with tracking.start(
         raw, output_dir, name=job.name, sweep=job.sweep, choices=job.choices
     ) as recorder:
@@ -93,7 +95,7 @@ def _run(
     output_dir: Path,
     runtime: Runtime,
     recorder: Recorder,
-    job: sweep.Job,
+    job: outcomes.Job,
 ) -> float:
     timer = Timer()
     stages = Stages(config, runtime)

@@ -25,7 +25,7 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
-from rag_experiments.reproducibility import resolve_runtime
+from rag_experiments.runtime.reproducibility import resolve_runtime
 
 if TYPE_CHECKING:
     from rag_experiments.model.rag_model import RagModel

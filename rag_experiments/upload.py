@@ -8,9 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import config, journal
+from rag_experiments import config
 from rag_experiments.contracts import UserError
-from rag_experiments.tracking import Mlflow
+from rag_experiments.tracking import journal
+from rag_experiments.tracking.mlflow import Mlflow
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def lay_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None
 
     def lay(path: Path) -> None:
         if not made.exists():
-            from rag_experiments.tracking import Mlflow
+            from rag_experiments.tracking.mlflow import Mlflow
 
             Mlflow(uri=f"sqlite:///{made}")._client().search_experiments()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from transformers import (
 
 from rag_experiments import __main__ as entry
 from rag_experiments import config
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Example, Passage, Question, Runtime, UserError
 from rag_experiments.export import export
 from rag_experiments.model.checkpoint import locate, save_checkpoint

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from rag_experiments import coverage, diagnosis
 from rag_experiments.contracts import Prediction, PreparedData, Question
+from rag_experiments.evaluation import coverage, diagnosis
 from rag_experiments.functional.attribution import BINS, Gold
 
 TEXTS = {

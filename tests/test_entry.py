@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from rag_experiments import __main__ as entry
-from rag_experiments import config, jobs, sweep, tracking
-from rag_experiments.composition import Composer
+from rag_experiments import config
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
+from rag_experiments.sweep import jobs, outcomes
+from rag_experiments.tracking.none import NoTracking
 
 HEAVY = ("torch", "transformers", "datasets", "mlflow", "evaluate", "faiss", "numpy", "pandas")
 
@@ -31,9 +33,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-FAKE = SimpleNamespace(
-    tracking=tracking.Off(), seed=2, sweep=config.Sweep(), cache_dir=Path("cache")
-)
+FAKE = SimpleNamespace(tracking=NoTracking(), seed=2, sweep=config.Sweep(), cache_dir=Path("cache"))
 OWN = ["data=folder", "data.path=own"]
 
 
@@ -273,14 +273,14 @@ def fake_run(monkeypatch):
     seen: list[Any] = []
 
     def run(config, raw, output_dir):
-        seen.append((config, raw, output_dir, sweep.current_job()))
+        seen.append((config, raw, output_dir, outcomes.current_job()))
         if config.seed == 2:
             raise UserError(["train.jsonl:1:question: empty", "retriever.top_k: too many"])
         if config.seed == 3:
             raise RuntimeError("out of luck")
-        score = sweep.Score(config.seed / 10)
-        overrides = sweep.current_job().overrides
-        sweep.Outcome("f1", None, score, overrides=overrides).write(output_dir)
+        score = outcomes.Score(config.seed / 10)
+        overrides = outcomes.current_job().overrides
+        outcomes.Outcome("f1", None, score, overrides=overrides).write(output_dir)
         return score.value
 
     module = ModuleType("rag_experiments.experiment")
@@ -349,14 +349,14 @@ def test_a_failed_job_does_not_stop_a_sweep_and_all_failures_are_listed(
 
 def test_credentials_stay_out_of_outcomes_and_lists(fake_run, monkeypatch, capfd):
     secret = "+tracking_note=http://me:do-not-show@host/"
-    error = sweep.failed(ValueError("no http://me:do-not-show@host/"), ())
+    error = outcomes.failed(ValueError("no http://me:do-not-show@host/"), ())
     assert error.problems == ("ValueError: no http://***@host/",)
     monkeypatch.setattr(jobs.config, "load", lambda raw: FAKE)
     assert call(monkeypatch, "-m", secret, "seed=2,2") == 2
     listed = capfd.readouterr().err.partition("2 of 2 jobs failed:")[2]
     assert "do-not-show" not in listed
     assert "***@host/" in listed
-    for path in Path("outputs").rglob(sweep.OUTCOME):
+    for path in Path("outputs").rglob(outcomes.OUTCOME):
         assert "do-not-show" not in path.read_text()
 
 
@@ -410,11 +410,11 @@ def test_outcomes_keep_their_order_and_silence_is_a_failure(tmp_path):
     for number in (10, 2):
         folder = tmp_path / "sweep" / str(number)
         folder.mkdir(parents=True)
-        score = sweep.Score(0.5, 0.4, 0.6)
-        sweep.Outcome("f1", score, None, overrides=("a=1",)).write(folder)
-        assert json.loads((folder / sweep.OUTCOME).read_text())["metric"] == "f1"
+        score = outcomes.Score(0.5, 0.4, 0.6)
+        outcomes.Outcome("f1", score, None, overrides=("a=1",)).write(folder)
+        assert json.loads((folder / outcomes.OUTCOME).read_text())["metric"] == "f1"
     (tmp_path / "sweep" / "3").mkdir()
-    found = sweep.outcomes(tmp_path / "sweep")
+    found = outcomes.read(tmp_path / "sweep")
     assert list(found) == ["2", "3", "10"]
     assert str(found["10"].untrained) == "0.500 [0.400, 0.600]"
     assert found["3"].problems

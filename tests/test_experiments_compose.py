@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from rag_experiments import sweep, tracking
+from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.mlflow import Mlflow
 
 KILLS = 32
 SEED = 1
@@ -175,12 +176,12 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
             assert time.monotonic() - asked < 60
             kills[chosen] += 1
             for outcome in folder.glob("outputs/sweeps/*/*/*/outcome.json"):
-                assert sweep.Outcome.read(outcome.parent) is not None
+                assert outcomes.Outcome.read(outcome.parent) is not None
         assert results(folder) == expected
         sweeps += 1
         if not tracked:
             continue
-        client = tracking.Mlflow(uri=f"sqlite:///{folder}/outputs/mlflow.db")._client()
+        client = Mlflow(uri=f"sqlite:///{folder}/outputs/mlflow.db")._client()
         found = client.search_runs(["1"])
         states = [run.info.status for run in found if "sweep" in run.data.tags]
         assert states == ["FINISHED"] * 2
@@ -204,7 +205,7 @@ def test_four_runs_that_start_together_share_one_cold_cache_and_one_new_database
     for number in range(4):
         rows = (tmp_path / "outputs" / str(number) / "predictions_trained.jsonl").read_text("utf-8")
         assert rows == expected["0/predictions_trained.jsonl"]
-    client = tracking.Mlflow(uri=f"sqlite:///{tmp_path}/outputs/mlflow.db")._client()
+    client = Mlflow(uri=f"sqlite:///{tmp_path}/outputs/mlflow.db")._client()
     assert [run.info.status for run in client.search_runs(["1"])] == ["FINISHED"] * 4
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from rag_experiments import __main__ as entry
-from rag_experiments import launcher, sweep
-from rag_experiments.composition import Composer
+from rag_experiments.composition import launcher
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
+from rag_experiments.sweep import outcomes
 
 SLURM = Path(__file__).parent / "slurm"
 SMOKE = [
@@ -133,7 +134,7 @@ def jobs(folder: Path) -> dict[str, dict]:
     """Metrics, curves and predictions of the jobs of the only sweep in a folder, by number."""
     (swept,) = folder.glob("outputs/sweeps/smoke/*")
     found = {}
-    for number, outcome in sweep.outcomes(swept).items():
+    for number, outcome in outcomes.read(swept).items():
         assert not outcome.problems, outcome.problems
         job = swept / number
         values = json.loads((job / "metrics.json").read_text("utf-8"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_experiments import memory
+from rag_experiments.runtime import memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can start anew")

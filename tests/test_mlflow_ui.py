@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from rag_experiments import tracking
-from rag_experiments.sweep import tag
+from rag_experiments.sweep.outcomes import tag
+from rag_experiments.tracking.mlflow import Mlflow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -122,7 +122,7 @@ def browser(tmp_path: Path) -> Iterator:
 
 def test_the_runs_of_a_sweep_compare_in_the_browser(sweep, server, browser):
     (folder,) = sweep.glob("outputs/sweeps/*/*")
-    store = tracking.Mlflow(uri=f"sqlite:///{sweep}/outputs/mlflow.db")
+    store = Mlflow(uri=f"sqlite:///{sweep}/outputs/mlflow.db")
     _, table, side = (line.split()[-1] for line in store.comparison(tag(folder)).splitlines())
     names = ("retriever=bm25", "retriever=dense")
     figures = [

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rag_experiments.assessments import use_store
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.rating import collection, corrections, ratings, sheet
 from rag_experiments.rating.__main__ import main, make_parser
@@ -24,6 +23,7 @@ from rag_experiments.rating.criteria import NAMES
 from rag_experiments.rating.ratings import Rater, RatingFile
 from rag_experiments.rating.results import Rating, summarize
 from rag_experiments.rating.session import Session
+from rag_experiments.tracking.assessments import use_store
 
 QUESTIONS = 12
 
@@ -32,7 +32,7 @@ def write_run(folder: Path, answer: str, passages: tuple[str, ...] = ("P one", "
     """A finished run whose answers to even questions are `same`, else its own."""
     (folder / ".hydra").mkdir(parents=True)
     tracking = {
-        "_target_": "rag_experiments.tracking.Mlflow",
+        "_target_": "rag_experiments.tracking.mlflow.Mlflow",
         "uri": f"sqlite:///{folder.parent}/mlflow.db",
     }
     OmegaConf.save(OmegaConf.create({"tracking": tracking}), folder / ".hydra" / "config.yaml")
@@ -377,7 +377,7 @@ def test_ratings_go_into_mlflow_and_those_of_its_panel_come_back(
     from mlflow import MlflowClient
     from mlflow.entities import AssessmentSource
 
-    from rag_experiments.tracking import Mlflow
+    from rag_experiments.tracking.mlflow import Mlflow
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     lay_store(runs[0].parent / "mlflow.db")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -35,7 +35,7 @@ def test_the_readme_has_commands():
 def test_command_is_taken(command, tmp_path, monkeypatch):
     """Composed and checked as the program does, with files where the reader has files."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rag_experiments.launcher.shutil.which", lambda name: name)
+    monkeypatch.setattr("rag_experiments.composition.launcher.shutil.which", lambda name: name)
     words = shlex.split(command.partition("  #")[0])[3:]
     folder = tmp_path / "my_data"
     folder.mkdir()

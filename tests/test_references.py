@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from rag_experiments import config, references
+from rag_experiments import config
 from rag_experiments.contracts import Answer, Hit, Question, UserError
+from rag_experiments.evaluation import references
+from rag_experiments.evaluation.references import predict_references
 from rag_experiments.functional.attribution import Gold
 from rag_experiments.metrics.f1 import F1
 from rag_experiments.metrics.recall import Recall
 from rag_experiments.pipeline import RagPipeline
-from rag_experiments.references import predict_references
 
 PASSAGES = Dataset.from_list(
     [{"id": f"p{n}", "title": "", "text": f"text {n}", "document_id": "d"} for n in range(6)]

@@ -19,13 +19,14 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from rag_experiments import __main__ as entry
-from rag_experiments import sweep, tracking
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
 from rag_experiments.report import __main__ as command_line
 from rag_experiments.report import advice, figures, page, questions, rules, runs, writing
 from rag_experiments.report.comparison import ALL_PAIRS, compare, difference, estimate
 from rag_experiments.report.settings import Setting, pool
+from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.mlflow import Mlflow
 
 BASE = ["model=concat", "trainer=frozen", "tracking=none"]
 
@@ -90,7 +91,7 @@ def write_run(
         part = {"value": mean, "low": mean, "high": mean, "n": len(rows)}
         metrics[stage] = {"f1": part, "answer_in_context": {**part, "value": float(found)}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    sweep.Outcome("f1", sweep.Score(0.5), None, overrides=tuple(overrides)).write(folder)
+    outcomes.Outcome("f1", outcomes.Score(0.5), None, overrides=tuple(overrides)).write(folder)
     if bins:
         lines = [
             json.dumps({"id": n, "bin": b, "question_type": ("what", "who")[i % 2]})
@@ -483,7 +484,7 @@ def swept(composer, tmp_path):
         )
         points = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 4)]
         (folder / "curves.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
-    failed = sweep.Outcome(problems=("retriever: gone",), overrides=("retriever=x",))
+    failed = outcomes.Outcome(problems=("retriever: gone",), overrides=("retriever=x",))
     (home / "4" / ".hydra").mkdir(parents=True)
     failed.write(home / "4")
     return home
@@ -578,7 +579,7 @@ def test_a_report_is_an_artifact_of_each_run_and_its_tag_finds_them(
     monkeypatch.chdir(tmp_path)
     lay_store(tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    store = tracking.Mlflow(uri=uri)
+    store = Mlflow(uri=uri)
     ids = []
     for top_k in (1, 2):
         folder = tmp_path / f"it's {top_k}"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rag_experiments import reproducibility
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import reproducibility
 
 
 def test_the_same_seed_gives_the_same_numbers():

@@ -15,8 +15,9 @@ import pytest
 from filelock import FileLock
 
 from rag_experiments import __main__ as entry
-from rag_experiments import disk, interruption, jobs, resumption, sweep
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import disk, interruption
+from rag_experiments.sweep import jobs, outcomes, resumption
 
 LINE = ["data=folder", "data.path=own", "tracking=none", "-m"]
 
@@ -40,14 +41,14 @@ class FakeRuns:
         self.on: dict[int, Callable[..., None]] = {}
 
     def __call__(self, settings: Any, raw: Any, folder: Path) -> float:
-        job = sweep.current_job()
+        job = outcomes.current_job()
         self.seeds.append(settings.seed)
         self.folders.append(folder)
         self.tags.append(job.sweep)
         if settings.seed in self.on:
             self.on[settings.seed]()
-        score = sweep.Score(settings.seed / 10)
-        sweep.Outcome("f1", None, score, overrides=job.overrides).write(folder)
+        score = outcomes.Score(settings.seed / 10)
+        outcomes.Outcome("f1", None, score, overrides=job.overrides).write(folder)
         return score.value
 
 
@@ -166,7 +167,7 @@ def test_a_run_is_not_written_over_another(runs, monkeypatch, capfd):
         assert (exit_.value.code or 0) == code
         assert len(runs.seeds) == count
     assert "holds another run, and nothing is overwritten" in capfd.readouterr().err
-    assert sweep.Outcome.read(Path("outputs/one")).final.value == 0.1
+    assert outcomes.Outcome.read(Path("outputs/one")).final.value == 0.1
 
 
 def test_a_failure_is_shown_when_it_happens(runs, monkeypatch, capfd):
@@ -269,14 +270,14 @@ def test_a_job_whose_process_died_is_listed_and_done_again(runs, monkeypatch, ca
     assert call(monkeypatch, "seed=1,2,3") == 0
     (name,) = folders()
     folder = Path("outputs/sweeps/defaults", name)
-    (folder / "1" / sweep.OUTCOME).unlink()
+    (folder / "1" / outcomes.OUTCOME).unlink()
     for path in (folder / "2").glob("*.json"):
         path.unlink()
-    problems = [outcome.problems for outcome in sweep.outcomes(folder).values()]
-    assert problems == [(), (sweep.SILENCE,), ("not started: the sweep ended before",)]
-    assert sweep.ended(folder)[folder / "1"] == sweep.SILENCE
+    problems = [outcome.problems for outcome in outcomes.read(folder).values()]
+    assert problems == [(), (outcomes.SILENCE,), ("not started: the sweep ended before",)]
+    assert outcomes.ended(folder)[folder / "1"] == outcomes.SILENCE
     with resumption.alone(folder / "1"):
-        assert folder / "1" not in sweep.ended(folder)
+        assert folder / "1" not in outcomes.ended(folder)
     assert call(monkeypatch, "seed=1,2,3") == 0
     assert runs.seeds == [1, 2, 3, 2, 3]
 
@@ -301,12 +302,12 @@ def test_a_job_that_takes_its_process_with_it_lets_the_others_go_first(runs, mon
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left", "x")])
 def test_a_finished_job_stays_finished_whatever_comes_after(runs, monkeypatch, error):
     assert call(monkeypatch, "seed=1") == 0
-    before = sweep.Outcome.read(runs.folders[0])
+    before = outcomes.Outcome.read(runs.folders[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "count", lambda *_: (0, 1))  # so that the job is looked at
+        patch.setattr(outcomes, "count", lambda *_: (0, 1))  # so that the job is looked at
         patch.setattr(resumption, "alone", failing(error))
         assert call(monkeypatch, "seed=1") != 0
-    assert sweep.Outcome.read(runs.folders[0]) == before
+    assert outcomes.Outcome.read(runs.folders[0]) == before
     assert call(monkeypatch, "seed=1") == 0
     assert runs.seeds == [1]
 

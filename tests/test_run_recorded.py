@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rag_experiments import __main__ as entry
-from rag_experiments import tracking
+from rag_experiments.tracking.mlflow import Mlflow
 
 SECRET = "do-not-record-me"
 LINE = [
@@ -46,7 +46,7 @@ def folder(tmp_path_factory, lay_store):
 def runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tracking.Mlflow()._client().search_runs(["1"], order_by=["attributes.start_time"])
+    return Mlflow()._client().search_runs(["1"], order_by=["attributes.start_time"])
 
 
 def test_the_options_of_each_group_are_parameters(runs):
@@ -59,7 +59,7 @@ def test_the_options_of_each_group_are_parameters(runs):
 
 
 def test_the_comparison_has_one_column_for_what_differs(runs):
-    tags = tracking.Mlflow()._client().get_experiment("1").tags
+    tags = Mlflow()._client().get_experiment("1").tags
     (view,) = (json.loads(value) for key, value in tags.items() if "sharedViewState" in key)
     parameters = [name for name in view["selectedColumns"] if name.startswith("params.")]
     assert parameters == ["params.`retriever`"]

@@ -19,11 +19,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from rag_experiments import __main__ as entry
-from rag_experiments import add_passages, bundle, evaluate, export, tracking, weights
+from rag_experiments import add_passages, bundle, evaluate, export, weights
 from rag_experiments.contracts import UserError
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.rag_token import RagToken
 from rag_experiments.pipeline import RagPipeline
+from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder
 
 LINE = [
     "+experiment=smoke",
@@ -90,17 +91,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def tracked(run: Path) -> Any:
-    return tracking.Mlflow().find(run)
+    return Mlflow().find(run)
 
 
 def test_a_trace_shows_what_the_model_saw(run):
-    client = tracking.Mlflow()._client()
+    client = Mlflow()._client()
     found = tracked(run)
     traces = client.search_traces(
         locations=[found.info.experiment_id], run_id=found.info.run_id, include_spans=True
     )
     rows = {row["id"]: row for row in lines(run / "predictions_trained.jsonl")}
-    assert len(traces) == 3  # of four questions, as tracking.traces says
+    assert len(traces) == 3  # of four questions, as mlflow.traces says
     for trace in traces:
         row = rows[trace.info.tags["question_id"]]
         spans = {span.name: span for span in trace.data.spans}
@@ -128,9 +129,9 @@ def test_ratings_find_the_traces(run):
     import mlflow
     from mlflow.entities import AssessmentSource
 
-    from rag_experiments.assessments import Given, TracedRun, use_store
+    from rag_experiments.tracking.assessments import Given, TracedRun, use_store
 
-    store = tracking.Mlflow()
+    store = Mlflow()
     traced = TracedRun.find(store, run)
     ids = [row["id"] for row in lines(run / "predictions_trained.jsonl")]
     assert traced.read() == []  # scores are no ratings by people
@@ -149,22 +150,22 @@ def test_ratings_find_the_traces(run):
 
 def test_a_store_that_fails_costs_the_traces_and_no_more(run, monkeypatch, caplog):
     found = tracked(run)
-    recorder = tracking._MlflowRecorder(tracking.Mlflow()._client(), found.info.run_id, "", "")
-    recorder.store = tracking.Mlflow(uri="http://me:secret@127.0.0.1:9")
+    recorder = MlflowRecorder(Mlflow()._client(), found.info.run_id, "", "")
+    recorder.store = Mlflow(uri="http://me:secret@127.0.0.1:9")
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     recorder.log_traces([])
-    assert "no traces of this run: UserError: tracking.uri: nothing answers at" in caplog.text
+    assert "no traces of this run: UserError: mlflow.uri: nothing answers at" in caplog.text
     assert "secret" not in caplog.text
 
 
 def test_the_saved_model_is_a_model_of_the_run_in_mlflow(run, monkeypatch):
     import mlflow
 
-    from rag_experiments.assessments import use_store
+    from rag_experiments.tracking.assessments import use_store
 
-    store = tracking.Mlflow()
+    store = Mlflow()
     (output,) = tracked(run).outputs.model_outputs
     with use_store(store.address):
         model = store._client().get_logged_model(output.model_id)

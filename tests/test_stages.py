@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rag_experiments import __main__ as entry
 from rag_experiments import stages
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 from rag_experiments.config import Run
 from rag_experiments.contracts import Option, PreparedData, Question, Runtime
 from rag_experiments.data.source import Source

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from rag_experiments import __main__ as entry
-from rag_experiments.composition import Composer
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Passage, Prediction, Question, Runtime, UserError
 from rag_experiments.metrics.evaluation import evaluate_predictions
 from rag_experiments.metrics.grounded_in_document import GroundedInDocument

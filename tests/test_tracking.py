@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rag_experiments import journal, parameters, tracking, upload
+from rag_experiments import upload
+from rag_experiments.composition import parameters
 from rag_experiments.contracts import UserError
+from rag_experiments.tracking import journal
+from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder, _columns
+from rag_experiments.tracking.none import NoTracking
 
 SECRET = "do-not-record-me"
 
@@ -42,7 +46,7 @@ def client(lay_store, tmp_path, monkeypatch):
     lay_store(tmp_path / "outputs" / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tracking.Mlflow()._client()
+    return Mlflow()._client()
 
 
 def only_run(client: Any) -> Any:
@@ -59,7 +63,7 @@ def test_a_run_records_everything(client, tmp_path):
     folder = tmp_path / "saved"
     folder.mkdir()
     (folder / "adapter.bin").write_bytes(b"1234")
-    with tracking.Mlflow(tags={"who": "me"}).start(
+    with Mlflow(tags={"who": "me"}).start(
         raw(), Path("outputs/x"), name="one", sweep="s-1", choices={"retriever": "bm25"}
     ) as run:
         run.log_metrics({"test/recall@5": 0.25, "test/f1": 0.5})
@@ -115,7 +119,7 @@ def test_values_of_the_environment_and_credentials_are_never_recorded(client, mo
     assert config.referred == SECRET  # what a run itself reads
     with (
         pytest.raises(ValueError, match="cannot read"),
-        tracking.Mlflow().start(config, Path("x"), name=f"uri=http://u:{SECRET}@h/"),
+        Mlflow().start(config, Path("x"), name=f"uri=http://u:{SECRET}@h/"),
     ):
         raise ValueError(f"cannot read http://u:{SECRET}@h/")
     params = only_run(client).data.params
@@ -131,19 +135,19 @@ def test_a_tag_from_the_environment_stays_as_it_is_written(client, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", SECRET)
     tags = {"owner": "${oc.env:MY_TOKEN}", "weights.of": "${model.weights}", "team": "red"}
     config = raw(tracking={"tags": tags})
-    with tracking.Mlflow(tags=dict(config.tracking.tags)).start(config, Path("x")):
+    with Mlflow(tags=dict(config.tracking.tags)).start(config, Path("x")):
         pass
     found = only_run(client).data.tags
     assert (found["owner"], found["weights.of"]) == (tags["owner"], "org/name")
     whole = raw(mine=tags, tracking={"tags": "${mine}"})
-    with tracking.Mlflow(tags=dict(whole.tracking.tags)).start(whole, Path("x")):
+    with Mlflow(tags=dict(whole.tracking.tags)).start(whole, Path("x")):
         pass
     everything = b"".join(path.read_bytes() for path in Path().rglob("*") if path.is_file())
     assert SECRET.encode() not in everything
 
 
 def test_a_long_value_is_cut_with_a_note(client):
-    with tracking.Mlflow().start(raw(prompt="x" * 7000), Path("x")):
+    with Mlflow().start(raw(prompt="x" * 7000), Path("x")):
         pass
     value = only_run(client).data.params["prompt"]
     assert len(value) == parameters.LONGEST_PARAMETER
@@ -160,7 +164,7 @@ def test_a_long_value_is_cut_with_a_note(client):
     ],
 )
 def test_a_run_that_ends_badly_is_marked(client, error, status, note):
-    with pytest.raises(type(error)), tracking.Mlflow().start(raw(), Path("x")):
+    with pytest.raises(type(error)), Mlflow().start(raw(), Path("x")):
         raise error
     found = only_run(client)
     assert found.info.status == status
@@ -168,7 +172,7 @@ def test_a_run_that_ends_badly_is_marked(client, error, status, note):
 
 
 def test_the_comparison_shows_what_differs_and_the_test_scores(client):
-    store = tracking.Mlflow()
+    store = Mlflow()
     for name, score in (("bm25", 0.25), ("dense", 0.5)):
         choices = {"retriever": name, "model": "concat"}
         with store.start(raw(), Path(name), name=name, sweep="s", choices=choices) as run:
@@ -226,26 +230,26 @@ def test_the_comparison_shows_what_differs_and_the_test_scores(client):
     ],
 )
 def test_a_comparison_has_a_column_for_what_was_swept_over(runs, columns):
-    assert tracking._columns(runs, []) == [f"params.`{name}`" for name in columns]
+    assert _columns(runs, []) == [f"params.`{name}`" for name in columns]
 
 
 def test_the_address_comes_from_the_option_then_the_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
-    assert tracking.Mlflow()._uri() == f"sqlite:///{tmp_path}/env.db"
-    assert tracking.Mlflow(uri="sqlite:////a/b.db")._uri() == "sqlite:////a/b.db"
+    assert Mlflow()._uri() == f"sqlite:///{tmp_path}/env.db"
+    assert Mlflow(uri="sqlite:////a/b.db")._uri() == "sqlite:////a/b.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking.Mlflow()._uri() == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert Mlflow()._uri() == f"sqlite:///{tmp_path}/outputs/mlflow.db"
 
 
 def test_an_address_that_is_no_store_is_refused_before_a_run(monkeypatch):
-    (problem,) = tracking.Mlflow(uri="./mlruns").problems()
+    (problem,) = Mlflow(uri="./mlruns").problems()
     assert problem.startswith("uri: './mlruns' is no store for runs; legal: sqlite:///")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///somewhere")
-    (problem,) = tracking.Mlflow().problems()
+    (problem,) = Mlflow().problems()
     assert problem.startswith("uri (from MLFLOW_TRACKING_URI): 'file:///somewhere'")
     for legal in ("http://host:5000", "postgresql+psycopg2://u:p@h/db", "sqlite:///x.db"):
-        assert tracking.Mlflow(uri=legal).problems() == []
+        assert Mlflow(uri=legal).problems() == []
 
 
 @pytest.fixture
@@ -269,15 +273,15 @@ def test_a_server_behind_a_proxy_is_asked_through_the_proxy(no_proxy, monkeypatc
     with HTTPServer(("127.0.0.1", 0), Proxy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
-        tracking.Mlflow(uri="http://there.invalid/base/")._require_answer()
+        Mlflow(uri="http://there.invalid/base/")._require_answer()
         with pytest.raises(UserError, match=r"nothing answers at http://gone.* \(status 502\)"):
-            tracking.Mlflow(uri="http://gone.invalid")._require_answer()
+            Mlflow(uri="http://gone.invalid")._require_answer()
         server.shutdown()
     assert asked == ["http://there.invalid/base/health", "http://gone.invalid/health"]
 
 
 def test_the_command_says_where_a_password_belongs():
-    store = tracking.Mlflow(uri="postgresql://me:pw@host/db")
+    store = Mlflow(uri="postgresql://me:pw@host/db")
     assert store._command() == (
         "mlflow ui --backend-store-uri 'postgresql://***@host/db'"
         "  # your user and password in place of ***"
@@ -286,11 +290,11 @@ def test_the_command_says_where_a_password_belongs():
 
 def test_a_silent_server_is_one_line_at_once(no_proxy):
     with pytest.raises(UserError, match=r"tracking\.uri: nothing answers at http://\*\*\*@127"):
-        tracking.Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
+        Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
 
 
 def test_a_deleted_experiment_is_said(client):
-    store = tracking.Mlflow(experiment_name="old")
+    store = Mlflow(experiment_name="old")
     number = store.prepare()
     client.delete_experiment(number)
     with pytest.raises(UserError, match=r"'old' was deleted.*mlflow experiments restore -x 1"):
@@ -299,7 +303,7 @@ def test_a_deleted_experiment_is_said(client):
 
 def test_tracking_none_records_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with tracking.Off().start(raw(), Path("x"), name="a", sweep="b", choices={}) as run:
+    with NoTracking().start(raw(), Path("x"), name="a", sweep="b", choices={}) as run:
         run.log_metrics({"a": 1.0})
         run.log_predictions([{}])
         assert run.url == ""
@@ -314,8 +318,8 @@ def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "adapter.bin").write_bytes(b"1234")
     other = sqlite3.connect("outputs/mlflow.db", isolation_level=None)
-    config = raw(tracking={"_target_": "rag_experiments.tracking.Mlflow", "tags": {}})
-    with caplog.at_level(logging.WARNING), tracking.Mlflow().start(config, folder, "one") as run:
+    config = raw(tracking={"_target_": "rag_experiments.tracking.mlflow.Mlflow", "tags": {}})
+    with caplog.at_level(logging.WARNING), Mlflow().start(config, folder, "one") as run:
         run.log_metrics({"train/loss": 1.0}, 1)
         other.execute("BEGIN EXCLUSIVE")
         for step in (2, 3):
@@ -352,11 +356,11 @@ def test_a_run_that_starts_without_its_server_is_recorded_whole_later(
 ):
     folder = tmp_path / "sweep" / "0"
     folder.mkdir(parents=True)
-    gone = {"_target_": "rag_experiments.tracking.Mlflow", "uri": "http://127.0.0.1:9"}
+    gone = {"_target_": "rag_experiments.tracking.mlflow.Mlflow", "uri": "http://127.0.0.1:9"}
     config = raw(tracking=gone)
 
     def fail() -> None:
-        with tracking.Mlflow(uri=gone["uri"]).start(config, folder, "one", sweep="s") as run:
+        with Mlflow(uri=gone["uri"]).start(config, folder, "one", sweep="s") as run:
             run.tag("gold_source", "annotated")
             raise ValueError("boom")
 
@@ -386,9 +390,9 @@ def test_a_short_lock_leaves_nothing_to_upload(client, tmp_path, monkeypatch, ca
             raise error
         original(self, metrics, step)
 
-    original = tracking._MlflowRecorder.log_metrics
-    monkeypatch.setattr(tracking._MlflowRecorder, "log_metrics", log_metrics)
-    with caplog.at_level(logging.INFO), tracking.Mlflow().start(raw(), tmp_path / "run") as run:
+    original = MlflowRecorder.log_metrics
+    monkeypatch.setattr(MlflowRecorder, "log_metrics", log_metrics)
+    with caplog.at_level(logging.INFO), Mlflow().start(raw(), tmp_path / "run") as run:
         run.log_metrics({"test/f1": 0.5})
         run.tag("after", "that")
     assert caplog.messages[-1] == "tracking answers again: what was kept is recorded"
@@ -409,7 +413,7 @@ def test_a_line_that_a_kill_cut_short_is_not_read(tmp_path):
 
 
 def test_runs_of_dead_processes_are_marked_and_later_attempts_take_their_place(client, tmp_path):
-    store = tracking.Mlflow()
+    store = Mlflow()
     number = store.prepare()
     folders = [tmp_path / str(n) for n in range(4)]
     tags = [{"output_dir": str(folder), "sweep": "s"} for folder in folders]
@@ -436,7 +440,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from rag_experiments.tracking import Mlflow
+from rag_experiments.tracking.mlflow import Mlflow
 with Mlflow().start(OmegaConf.create({"seed": int(sys.argv[1])}), Path("x")) as run:
     run.log_metrics({"test/f1": 0.5})
 """
@@ -459,7 +463,7 @@ def test_processes_that_start_together_do_not_collide(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert results == [0, 0]
-    runs = tracking.Mlflow()._client().search_runs(["1"])
+    runs = Mlflow()._client().search_runs(["1"])
     assert {run.data.params["seed"] for run in runs} == {"0", "1"}
 
 

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from rag_experiments import config
 from rag_experiments.contracts import Answer, Example, Hit, Question, Runtime
+from rag_experiments.evaluation.variation import add_rewordings, add_samples
 from rag_experiments.metrics.consistency import RewordingConsistency, SampleConsistency
 from rag_experiments.model.concat import Concat
 from rag_experiments.model.generator import Generator
@@ -18,7 +19,6 @@ from rag_experiments.pipeline import RagPipeline
 from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.task.yes_no import YesNo
-from rag_experiments.variation import add_rewordings, add_samples
 
 PASSAGES = Dataset.from_list(
     [{"id": f"p{n}", "title": "", "text": f"text {n}", "document_id": "d"} for n in range(4)]

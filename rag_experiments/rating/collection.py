@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from rag_experiments import config
-from rag_experiments.assessments import Given, TracedRun
 from rag_experiments.contracts import UserError
 from rag_experiments.metrics.evaluation import Estimate
 from rag_experiments.rating import ratings, sheet
@@ -20,7 +19,8 @@ from rag_experiments.rating.criteria import NAMES, NO_JUDGMENT, VALUES
 from rag_experiments.rating.ratings import Rater
 from rag_experiments.rating.results import Rating, Results, summarize
 from rag_experiments.rating.sheet import Item, Key
-from rag_experiments.tracking import Mlflow
+from rag_experiments.tracking.assessments import Given, TracedRun
+from rag_experiments.tracking.mlflow import Mlflow
 
 
 def collect(folder: Path, key_file: Path | None = None, uri: str | None = None) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rag_experiments.contracts import UserError
-from rag_experiments.tracking import Mlflow
+from rag_experiments.tracking.mlflow import Mlflow
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import config, sweep
+from rag_experiments import config
+from rag_experiments.composition.parameters import flatten, mask
 from rag_experiments.contracts import Tracking, UserError
-from rag_experiments.parameters import flatten, mask
-from rag_experiments.tracking import Mlflow
+from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.mlflow import Mlflow
 
 STAGES = ("untrained", "trained", "closed_book", "gold")
 """Sets of predictions that a run may hold: its own, and those of the reference conditions."""
@@ -122,7 +123,9 @@ def find(names: Sequence[str], store: Mlflow | None = None) -> Found:
     if problems:
         raise UserError(problems)
     home = homes[0] if len(homes) == 1 and all(p.parent == homes[0] for p in folders) else None
-    title = sweep.tag(home) if home else (names[0] if len(names) == 1 else f"{len(folders)} runs")
+    title = (
+        outcomes.tag(home) if home else (names[0] if len(names) == 1 else f"{len(folders)} runs")
+    )
     return Found(tuple(map(read, folders)), title, home, tuple(failures))
 
 
@@ -139,7 +142,7 @@ def find_sweep(folder: Path, title: str) -> Found:
 def _jobs(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the folders of a sweep's finished jobs, and why the others failed."""
     jobs, failed = [], []
-    for number, outcome in sweep.outcomes(folder).items():
+    for number, outcome in outcomes.read(folder).items():
         place = folder / number
         if _is_run(place) and not outcome.problems:
             jobs.append(place)

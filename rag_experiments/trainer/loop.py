@@ -25,8 +25,8 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from rag_experiments import interruption, memory, processes
 from rag_experiments.contracts import Example, Question, Training, TrainingResult, UserError
+from rag_experiments.runtime import interruption, memory, processes
 from rag_experiments.trainer.gradient import GradientTrainer
 from rag_experiments.trainer.joint import Joint
 

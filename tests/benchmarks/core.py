@@ -36,8 +36,8 @@ from side_by_side import (
     run_in_turns,
 )
 
-from rag_experiments import memory
-from rag_experiments.reproducibility import cpu_flags, hardware
+from rag_experiments.runtime import memory
+from rag_experiments.runtime.reproducibility import cpu_flags, hardware
 
 ROWS = (
     "rag_token_training",

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_module
 from rag_experiments import config
 from rag_experiments.contracts import Question, Runtime
 from rag_experiments.functional.ranking import compute_ndcg
-from rag_experiments.reproducibility import resolve_device, resolve_dtype
+from rag_experiments.runtime.reproducibility import resolve_device, resolve_dtype
 
 
 def main() -> None:

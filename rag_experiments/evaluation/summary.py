@@ -15,7 +15,7 @@ from rag_experiments.functional.attribution import BINS
 
 if TYPE_CHECKING:
     from rag_experiments.metrics.evaluation import Estimate, Evaluation
-    from rag_experiments.tracking import Recorder
+    from rag_experiments.tracking.recorder import Recorder
 
 EXAMPLES = 5
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import config, disk, interruption, memory, processes, resumption, sweep
+from rag_experiments import config
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import disk, interruption, memory, processes
+from rag_experiments.sweep import outcomes, resumption
 
 log = logging.getLogger("rag_experiments")
 
@@ -32,7 +34,7 @@ def run(raw: DictConfig) -> float:
     single run that fails ends the process with 2 for the latter, else with 1.
     """
     logging.raiseExceptions = FULL_ERROR  # a full disk would get a traceback for each log line
-    job = sweep.current_job()
+    job = outcomes.current_job()
     alone = job.sweep is None
     tries = 1 if alone or processes.count() > 1 else 1 + _option(raw, "retries")
     with interruption.watched():
@@ -64,11 +66,11 @@ def run(raw: DictConfig) -> float:
     raise AssertionError("a job is tried at least once")
 
 
-def _run(raw: DictConfig, job: sweep.Job) -> float:
+def _run(raw: DictConfig, job: outcomes.Job) -> float:
     folder, first = job.output_dir, processes.is_first()
     with resumption.alone(folder) if first else nullcontext():
         identity = resumption.identify(raw)
-        begun, outcome = resumption.begun(folder), sweep.Outcome.read(folder)
+        begun, outcome = resumption.begun(folder), outcomes.Outcome.read(folder)
         if begun is not None and begun["identity"] != identity:
             raise NotStarted(
                 f"{folder}: holds another run, and nothing is overwritten; choose another folder "
@@ -80,22 +82,22 @@ def _run(raw: DictConfig, job: sweep.Job) -> float:
             return score.value
         reason = resumption.stopped(job.sweep_dir) if job.sweep_dir is not None else None
         if reason is not None:
-            raise NotStarted(f"{sweep.NOT_STARTED}: {reason}")
+            raise NotStarted(f"{outcomes.NOT_STARTED}: {reason}")
         deaths = 0 if begun is None or outcome is not None else 1 + begun["deaths"]
-        if deaths >= sweep.DEATHS and sweep.others_wait(job, deaths):
+        if deaths >= outcomes.DEATHS and outcomes.others_wait(job, deaths):
             raise NotStarted(
-                f"{sweep.NOT_STARTED}: its process died {deaths} times in a row and the other "
+                f"{outcomes.NOT_STARTED}: its process died {deaths} times in a row and the other "
                 "jobs come first; then the same command tries it again"
             )
         if first:
-            (folder / sweep.OUTCOME).unlink(missing_ok=True)
+            (folder / outcomes.OUTCOME).unlink(missing_ok=True)
             resumption.begin(folder, identity, job.overrides, deaths)
             write_configuration(folder, raw)
         from rag_experiments import experiment
 
         value = experiment.run(config.load(raw), raw, folder)
         if first:
-            sweep.tidy(folder)
+            outcomes.tidy(folder)
         return value
 
 
@@ -109,7 +111,7 @@ def write_configuration(folder: Path, raw: DictConfig) -> None:
         disk.write_whole(place / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
-def _explain(error: BaseException, raw: DictConfig, job: sweep.Job) -> Exception:
+def _explain(error: BaseException, raw: DictConfig, job: outcomes.Job) -> Exception:
     """Return the error as it is to be shown: what the disk refused in one line."""
     if isinstance(error, UserError):
         return error
@@ -121,17 +123,17 @@ def _explain(error: BaseException, raw: DictConfig, job: sweep.Job) -> Exception
     return disk.explain(error, Path(str(raw.cache_dir)), job.output_dir) or error
 
 
-def _note(failure: Exception, job: sweep.Job) -> None:
+def _note(failure: Exception, job: outcomes.Job) -> None:
     """Leave the outcome of a failed job in its folder, never in place of a finished one's."""
     if isinstance(failure, NotStarted) or not processes.is_first():
         return
     with suppress(OSError):  # the disk may be what failed; `begun.json` is there
-        outcome = sweep.Outcome.read(job.output_dir)
+        outcome = outcomes.Outcome.read(job.output_dir)
         if outcome is None or outcome.final is None:
-            sweep.failed(failure, job.overrides).write(job.output_dir)
+            outcomes.failed(failure, job.overrides).write(job.output_dir)
 
 
-def _show(failure: Exception, job: sweep.Job, again: int) -> None:
+def _show(failure: Exception, job: outcomes.Job, again: int) -> None:
     """Say at once that a job failed; `again` is how often it is still tried."""
     trace = None if isinstance(failure, UserError) else failure
     if job.sweep is None:
@@ -145,7 +147,7 @@ def _show(failure: Exception, job: sweep.Job, again: int) -> None:
     log.error("%s failed%s: %s", place, more, failure, exc_info=trace)
 
 
-def _stop_others(failure: Exception, job: sweep.Job) -> None:
+def _stop_others(failure: Exception, job: outcomes.Job) -> None:
     if not isinstance(failure, NotStarted) and job.sweep_dir is not None:
         with suppress(OSError):
             resumption.stop(job.sweep_dir, f"job {_number()} failed and sweep.fail_fast is true")

@@ -13,8 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import disk
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import disk
 
 STATE = "sweep.json"
 """Name of the file by which a sweep is found again."""

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rag_experiments import disk
-from rag_experiments.tracking import Recorder
+from rag_experiments.runtime import disk
+from rag_experiments.tracking.recorder import Recorder
 
 
 class Curves:

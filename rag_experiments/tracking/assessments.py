@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_experiments.tracking import Mlflow
+from rag_experiments.tracking.mlflow import Mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import Assessment, Trace

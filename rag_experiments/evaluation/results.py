@@ -9,18 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rag_experiments import coverage, diagnosis, sweep
 from rag_experiments.config import Run
 from rag_experiments.contracts import Hit, Metric, Prediction, PreparedData, Question
 from rag_experiments.data.fingerprint import fingerprint
+from rag_experiments.evaluation import coverage, diagnosis
+from rag_experiments.evaluation.references import metrics_of_answers, predict_references
+from rag_experiments.evaluation.summary import print_errors, print_references, print_summary
+from rag_experiments.evaluation.variation import add_rewordings, add_samples
 from rag_experiments.metrics.evaluation import Estimate, Evaluation, evaluate_predictions
 from rag_experiments.pipeline import RagPipeline, mean_entropy
-from rag_experiments.references import metrics_of_answers, predict_references
-from rag_experiments.summary import print_errors, print_references, print_summary
-from rag_experiments.timing import Timer
-from rag_experiments.traces import Traced
-from rag_experiments.tracking import Recorder
-from rag_experiments.variation import add_rewordings, add_samples
+from rag_experiments.runtime.timing import Timer
+from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.recorder import Recorder
+from rag_experiments.tracking.traces import Traced
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Results:
         self._write_metrics()
         self._print(stage, predictions, bool(references), bins, covered)
         objective = self.config.task.objective
-        sweep.Outcome(
+        outcomes.Outcome(
             objective,
             self._outcome("untrained"),
             self._outcome("trained"),
@@ -214,11 +215,11 @@ class Results:
         print_errors(bins, covered)
         print(f"\nsaved in {self.folder}")
 
-    def _outcome(self, stage: str) -> sweep.Score | None:
+    def _outcome(self, stage: str) -> outcomes.Score | None:
         if stage not in self.evaluations:
             return None
         estimate = self.evaluations[stage].estimates[self.config.task.objective]
-        return sweep.Score(estimate.value, estimate.low, estimate.high)
+        return outcomes.Score(estimate.value, estimate.low, estimate.high)
 
 
 def vary(

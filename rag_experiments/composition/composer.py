@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import time
-import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -13,31 +12,31 @@ from dataclasses import fields as fields_of
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode, TaskFunction
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rag_experiments import config, launcher, resumption, sweep
+from rag_experiments import config
+from rag_experiments.composition import launcher
+from rag_experiments.composition.loader import Loader, is_mapping
+from rag_experiments.composition.overrides import parse, quote, read_choices, read_key
+from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import UserError
-from rag_experiments.parameters import mask
+from rag_experiments.sweep import outcomes, resumption
 
 if TYPE_CHECKING:
-    from hydra.core.default_element import InputDefault
     from hydra.core.override_parser.types import Override
 
 CONFIG = "config"
@@ -87,7 +86,7 @@ class Composer:
                 raise UserError(f"--config-dir: {config_dir!r} is not a folder")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery("schema", None))
         self.hydra = Hydra.create_main_hydra2("rag_experiments", search_path)
-        self.loader = _Loader(search_path)
+        self.loader = Loader(search_path)
         self.hydra.config_loader = self.loader  # what runs is composed as what was checked
         self.name = config_name or CONFIG
 
@@ -113,13 +112,13 @@ class Composer:
                 raise UserError(_reason(refusal)) from refusal
 
     def _plan(self, overrides: Sequence[str], multirun: bool) -> Plan:
-        for group in (key.partition("@")[0] for key in map(_key, overrides) if "/" in key):
+        for group in (key.partition("@")[0] for key in map(read_key, overrides) if "/" in key):
             if group not in self.groups:  # with a plus, Hydra makes it a key with a slash
                 raise HydraException(f"no group {group!r}")
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
         unknown = _unknown_keys(master.hydra, "hydra", _OPEN)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
-            if any(_parse(line).is_sweep_override() for line in overrides):
+            if any(parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
             if found := [*unknown, *launcher.check(master.hydra, sweeps=False)]:
@@ -143,8 +142,8 @@ class Composer:
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
         settings = (
             "hydra.mode=MULTIRUN",
-            f"hydra.sweep.dir={_quoted(str(sweep_dir))}",
-            f"++hydra.job.env_set.{sweep.VARIABLE}={_quoted(state.tag)}",
+            f"hydra.sweep.dir={quote(str(sweep_dir))}",
+            f"++hydra.job.env_set.{outcomes.VARIABLE}={quote(state.tag)}",
         )
         runs = tuple(job.run for job in jobs)
         return Plan(runs, sweep_dir, (*overrides, *settings), state)
@@ -157,16 +156,18 @@ class Composer:
         planned: resumption.Planned = tuple(job.overrides for job in jobs)
         if not _is_basic(master):  # the sweeper's own settings decide what its jobs are
             settings = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
-            swept = [line for line in overrides if _parse(line).is_sweep_override()]
+            swept = [line for line in overrides if parse(line).is_sweep_override()]
             identity, planned = resumption.combine([identity], settings, swept), None
         folder = resumption.find(
             Path(master.hydra.sweep.dir),
             identity,
             resume=all(job.run.sweep.resume for job in jobs),
-            given=any(_key(line) == "hydra.sweep.dir" for line in overrides),
+            given=any(read_key(line) == "hydra.sweep.dir" for line in overrides),
         )
         state = resumption.State.read(folder)
-        return folder, state or resumption.State(identity, sweep.tag(folder), planned, time.time())
+        return folder, state or resumption.State(
+            identity, outcomes.tag(folder), planned, time.time()
+        )
 
     def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return overrides that Hydra refused, written so that it takes them.
@@ -177,11 +178,11 @@ class Composer:
         problems = self.explain(overrides, multirun)
         if problems:
             raise UserError(problems)
-        chosen = [line for line in overrides if _key(line) in self.groups]
+        chosen = [line for line in overrides if read_key(line) in self.groups]
         params = self._compose(chosen, RunMode.MULTIRUN, sweeps=True)
         swept = params.hydra.sweeper.get("params") or {}
         # A swept key keeps its spelling, by which the command line replaces it.
-        return [line if _key(line) in swept else self._let_through(line) for line in overrides]
+        return [line if read_key(line) in swept else self._let_through(line) for line in overrides]
 
     def show(self, arguments: Namespace, parser: ArgumentParser) -> None:
         """Print the help or the configuration; raise UserError where it cannot be composed."""
@@ -211,7 +212,7 @@ class Composer:
             kept.append("hydra.mode=MULTIRUN")
         for line in overrides:
             try:
-                override = _parse(line)
+                override = parse(line)
             except _REFUSED as error:
                 problems.append(self._not_an_override(line, error))
                 continue
@@ -223,7 +224,9 @@ class Composer:
                 kept.append(mended)
         problems += self._needless_pluses(kept)
         # Values below an option that is not known cannot be judged.
-        kept = [line for line in kept if not _key(line).startswith(tuple(f"{d}." for d in dropped))]
+        kept = [
+            line for line in kept if not read_key(line).startswith(tuple(f"{d}." for d in dropped))
+        ]
         return list(dict.fromkeys([*problems, *self._composition_problems(kept)]))
 
     def _composition_problems(self, kept: list[str]) -> list[str]:
@@ -259,7 +262,7 @@ class Composer:
     def _culprit(self, overrides: list[str]) -> tuple[str, str] | None:
         """Return the first override that cannot be composed with those before it, and why."""
         # Groups first, as Hydra applies them: a key may exist only in a chosen option.
-        ordered = sorted(overrides, key=lambda line: _key(line) not in self.groups)
+        ordered = sorted(overrides, key=lambda line: read_key(line) not in self.groups)
         for i in range(len(ordered)):
             try:
                 self._compose(ordered[: i + 1], RunMode.MULTIRUN, sweeps=True)
@@ -280,7 +283,7 @@ class Composer:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
             batch = BasicSweeper.split_arguments(parsed, None)[0]
         else:
-            batch = [[line for line in task if not _parse(line).is_sweep_override()]]
+            batch = [[line for line in task if not parse(line).is_sweep_override()]]
         return [own + job for job in batch]
 
     def _checked(self, overrides: list[str], master: DictConfig) -> _Job:
@@ -323,7 +326,7 @@ class Composer:
 
     def _asks_for_sweep(self, overrides: Sequence[str]) -> bool:
         """Return whether a chosen experiment or a setting of hydra.mode makes it a sweep."""
-        chosen = [line for line in overrides if _key(line) in ("experiment", "hydra.mode")]
+        chosen = [line for line in overrides if read_key(line) in ("experiment", "hydra.mode")]
         if not chosen:
             return False
         try:
@@ -333,7 +336,7 @@ class Composer:
 
     def _let_through(self, line: str) -> str:
         """Return an override with which Hydra sets a key whether it exists or not."""
-        override = _parse(line)
+        override = parse(line)
         key = override.key_or_group
         unchecked = key.startswith(("hydra.env.", "hydra.sweeper."))
         if override.is_delete() or unchecked or key in self.groups:
@@ -361,7 +364,7 @@ class Composer:
                 f"{line}: one option is legal, not a list; a sweep is written a,b with -m"
             ]
         try:
-            values = _choices(override)
+            values = read_choices(override)
         except ValueError as error:
             return None, [f"{line}: {error}"]
         options = self.loader.get_group_options(key, ObjectType.CONFIG)
@@ -382,19 +385,19 @@ class Composer:
     def _needless_pluses(self, overrides: list[str]) -> list[str]:
         """Return the overrides that add a key which is there already."""
         adds = [line for line in overrides if line.startswith("+") and not line.startswith("++")]
-        adds = [line for line in adds if _key(line) not in self.groups]
+        adds = [line for line in adds if read_key(line) not in self.groups]
         if not adds:
             return []
         try:
             base = self._compose(
-                [line for line in overrides if _key(line) in self.groups], RunMode.RUN
+                [line for line in overrides if read_key(line) in self.groups], RunMode.RUN
             )
         except _REFUSED:
             return []  # said of the groups themselves
         return [
             f"{line}: the key is there already; write it without the +"
             for line in adds
-            if OmegaConf.select(base, _key(line), throw_on_missing=False) is not None
+            if OmegaConf.select(base, read_key(line), throw_on_missing=False) is not None
         ]
 
     def _not_an_override(self, line: str, error: Exception) -> str:
@@ -404,120 +407,6 @@ class Composer:
         key, _, value = line.partition("=")
         quotes = f"; put the value into quotes of its own: '{key}=\"...\"'" if value else ""
         return f"{line}: not of the form key=value ({_reason(error)}){quotes}"
-
-
-class _Loader(ConfigLoaderImpl):
-    """Composes as Hydra does, but lets an experiment tune an option that is replaced.
-
-    Values that an experiment gives to an option, and choices that it makes within it, mean
-    nothing to the option that the command line puts in its place. They are left out, with a
-    note, instead of being refused as unknown keys. A checkpoint on the command line brings its
-    parts, unless the command line chooses them itself.
-    """
-
-    def __init__(self, search_path: ConfigSearchPath):
-        super().__init__(config_search_path=search_path)
-        self.repository: _Memory = _Memory(self.repository)
-        self.notes: dict[str, None] = {}
-
-    def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> DictConfig:
-        notes: dict[str, None] = {}
-        overrides = _with_parts(overrides, notes)
-        chosen = {key.partition("@")[0] for key in map(_key, overrides)}
-        self.repository.left_out = frozenset()
-        while True:
-            try:
-                with warnings.catch_warnings():
-                    # Launchers' files stand on the plugins' own of the same names: as is meant.
-                    warnings.filterwarnings("ignore", "\n'hydra/launcher/.* ConfigStore schema")
-                    composed = super().load_configuration(
-                        config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-                    )
-                break
-            except HydraException as refusal:
-                unmatched = re.search(r"Could not override '([\w/@.]+)'", str(refusal))
-                group = unmatched[1] if unmatched else ""
-                known = group in self.repository.left_out or group in chosen
-                replaced = any(group.startswith(f"{key}/") for key in chosen)
-                if not group or known or not replaced:
-                    raise
-                self.repository.left_out |= {group}
-                notes[f"left out of the experiment: its choice of {group}; nothing takes it"] = None
-        for name in _experiments(composed):
-            self._prune(composed, name, overrides, notes)
-        self.notes.update(notes)
-        return composed
-
-    def _prune(
-        self, composed: DictConfig, name: str, overrides: Sequence[str], notes: dict[str, None]
-    ) -> None:
-        """Drop what an experiment sets in options that the command line chose otherwise."""
-        read = self.repository.load_config(f"experiment/{name}")
-        if read is None or not isinstance(read.config, DictConfig):
-            return
-        keys = [_key(line) for line in overrides]
-
-        def visit(tuned: Any, node: Any, place: str) -> None:
-            target = node._get_node("_target_")
-            legal = config.fields(target._value()) if target is not None else None
-            dropped: list[str] = []
-            for key in map(str, tuned):
-                where, part, deeper = f"{place}.{key}", node._get_node(key), tuned._get_node(key)
-                if legal is not None and key != "_target_" and key not in legal:
-                    if not any(f"{each}.".startswith(f"{where}.") for each in keys):
-                        with open_dict(node):
-                            node.pop(key, None)
-                        dropped.append(where)
-                elif _is_mapping(part) and _is_mapping(deeper):
-                    visit(deeper, part, where)
-            if dropped:
-                notes[
-                    f"left out of experiment {name}: {', '.join(dropped)}; the {place} chosen "
-                    "on the command line has no such keys"
-                ] = None
-
-        for group in config.GROUPS:
-            tuned, node = read.config._get_node(group), composed._get_node(group)
-            replaced = any(key == group or key.startswith(f"{group}/") for key in keys)
-            if replaced and _is_mapping(tuned) and _is_mapping(node):
-                visit(tuned, node, group)
-
-
-class _Memory(ConfigRepository):
-    """Reads each file once, however many jobs and corrections are composed from it."""
-
-    left_out: frozenset[str] = frozenset()
-    """Groups whose options experiments do not choose in this composition."""
-
-    def __init__(self, origin: ConfigRepository):
-        self.__dict__.update(origin.__dict__)
-        self._read: dict[tuple[str, ...], ConfigResult | None] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Memory:
-        # Hydra copies the repository, because hydra.searchpath may change its sources.
-        twin = copy.copy(self)
-        twin.sources = copy.copy(self.sources)
-        return twin
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        key = (config_path, *(source.path for source in self.sources))
-        if key not in self._read:
-            self._read[key] = super().load_config(config_path)
-        result = copy.deepcopy(self._read[key])  # what is composed is merged in place
-        if result is not None and config_path.startswith("experiment/") and self.left_out:
-            result.defaults_list = [
-                default
-                for default in result.defaults_list or []
-                if not (default.is_override() and _overridden(default) in self.left_out)
-            ]
-        return result
 
 
 class _Collected:
@@ -554,35 +443,6 @@ def _is_basic(master: DictConfig) -> bool:
     return str(master.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper")
 
 
-def _overridden(default: InputDefault) -> str:
-    """Return the group (with its package, where it names one) that a default overrides."""
-    group = str(getattr(default, "group", "")).lstrip("/")
-    package = getattr(default, "package", None)
-    return f"{group}@{package}" if package else group
-
-
-def _experiments(composed: DictConfig) -> list[str]:
-    """Return the names of the chosen experiments."""
-    chosen = composed.hydra.runtime.choices.get("experiment")
-    names = chosen if isinstance(chosen, (list, ListConfig)) else [chosen]
-    return [str(name) for name in names if name is not None]
-
-
-def _with_parts(overrides: Sequence[str], notes: dict[str, None]) -> list[str]:
-    """Return overrides in which a checkpoint of a whole model brings its parts, with a note."""
-    keys = [_key(line) for line in overrides]
-    values = [line.partition("=")[2].strip() for line in overrides]
-    given = any(
-        key == "model.weights" and value not in ("", "null")
-        for key, value in zip(keys, values, strict=True)
-    )
-    groups = [group for group in ("model/generator", "model/query_encoder") if group not in keys]
-    added = [f"{group}=checkpoint" for group in groups] if given else []
-    if added:
-        notes[f"chosen with model.weights: {' '.join(added)}"] = None
-    return [*overrides, *added]
-
-
 def _unknown_keys(node: DictConfig, place: str, skip: Sequence[str] = ()) -> list[str]:
     """Return what stands under `hydra` that Hydra does not know: it would be ignored."""
     kind = OmegaConf.get_type(node)
@@ -593,41 +453,9 @@ def _unknown_keys(node: DictConfig, place: str, skip: Sequence[str] = ()) -> lis
         if name not in (*legal, *skip):
             near = config.nearest(name, legal)
             problems.append(f"{place}.{name}: unknown key{near} (legal here: {', '.join(legal)})")
-        elif isinstance(part, DictConfig) and _is_mapping(part) and name not in skip:
+        elif isinstance(part, DictConfig) and is_mapping(part) and name not in skip:
             problems += _unknown_keys(part, f"{place}.{name}")
     return problems
-
-
-def _is_mapping(node: Any) -> bool:
-    """Return whether a node has keys of its own; a reference and a null have none."""
-    return isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _parse(line: str) -> Override:
-    return OverridesParser.create().parse_override(line)
-
-
-def _key(line: str) -> str:
-    return line.split("=", 1)[0].lstrip("+~")
-
-
-def _choices(override: Override) -> list[str]:
-    """Return the options that an override of a group names."""
-    if override.is_delete() or (override.is_sweep_override() and not override.is_discrete_sweep()):
-        return []
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    value = override.value()
-    if isinstance(value, dict):
-        return []
-    if value is None:
-        raise ValueError("a group is left out with ~group; choose one of its options")
-    return [str(part) for part in (value if isinstance(value, list) else [value])]
 
 
 def _reason(error: BaseException) -> str:

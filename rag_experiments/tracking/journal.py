@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rag_experiments import disk
+from rag_experiments.runtime import disk
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_experiments.assessments import QUESTION, TracedRun, use_store
 from rag_experiments.contracts import Prediction
+from rag_experiments.tracking.assessments import QUESTION, TracedRun, use_store
 
 ATTEMPTS = 2
 """MLflow drops a trace that it fails to start or to write, and says so to no caller."""

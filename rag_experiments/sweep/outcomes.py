@@ -14,9 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rag_experiments import disk, resumption
+from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import UserError
-from rag_experiments.parameters import mask
+from rag_experiments.runtime import disk
+from rag_experiments.sweep import resumption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,7 +159,7 @@ def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:
     return Outcome(problems=problems, by_user=by_user, overrides=tuple(overrides))
 
 
-def outcomes(sweep_dir: Path) -> dict[str, Outcome]:
+def read(sweep_dir: Path) -> dict[str, Outcome]:
     """Return the outcome of each job by its number, in order.
 
     A job whose process died without a word is listed as failed, and so is one that never started.
@@ -188,7 +189,7 @@ def count(sweep_dir: Path, state: resumption.State) -> tuple[int, int | None]:
     total = None if state.jobs is None else len(state.jobs)
     if not sweep_dir.is_dir():
         return 0, total
-    return sum(not outcome.problems for outcome in outcomes(sweep_dir).values()), total
+    return sum(not outcome.problems for outcome in read(sweep_dir).values()), total
 
 
 def others_wait(job: Job, deaths: int) -> bool:
@@ -196,7 +197,7 @@ def others_wait(job: Job, deaths: int) -> bool:
     so many times in a row: it might take the whole sweep with it again."""
     if job.sweep_dir is None:
         return False
-    for name, outcome in outcomes(job.sweep_dir).items():
+    for name, outcome in read(job.sweep_dir).items():
         folder = job.sweep_dir / name
         problem = next(iter(outcome.problems), "")
         if problem == SILENCE or problem.startswith(NOT_STARTED):
@@ -216,7 +217,7 @@ def ended(sweep_dir: Path) -> dict[Path, str]:
     """Return the folders of jobs that no process is at work on, and why each failed."""
     return {
         sweep_dir / name: " ".join(outcome.problems)
-        for name, outcome in outcomes(sweep_dir).items()
+        for name, outcome in read(sweep_dir).items()
         if not resumption.is_running(sweep_dir / name)
     }
 
@@ -228,7 +229,7 @@ def report(sweep_dir: Path, name: str) -> int:
     """
     from rich.console import Console
 
-    jobs = outcomes(sweep_dir)
+    jobs = read(sweep_dir)
     # A file or a pipe has no width of its own, and a cut number is of no use.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table(jobs, f"sweep {name}"))

@@ -17,15 +17,16 @@ from urllib.parse import quote, urlsplit
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
+from rag_experiments.composition.parameters import differing, flatten, mask
 from rag_experiments.contracts import Option, UserError
-from rag_experiments.journal import Journal, Kept
-from rag_experiments.parameters import differing, flatten, mask
+from rag_experiments.tracking.journal import Journal, Kept
+from rag_experiments.tracking.recorder import Recorder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from rag_experiments.traces import Traced
+    from rag_experiments.tracking.traces import Traced
 
 log = logging.getLogger(__name__)
 
@@ -33,69 +34,6 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _UI = "http://127.0.0.1:5000"
 _VIEW = "mlflow.sharedViewState."
 _BY_START = ["attributes.start_time"]
-
-
-class Recorder:
-    """What a run can record; this one records nothing."""
-
-    url = ""
-    """Address of the run in the MLflow UI."""
-
-    ui_command = ""
-    """Command that starts the UI; empty where it is running elsewhere."""
-
-    run_id = ""
-    """Of the run in its store; empty: it is recorded nowhere."""
-
-    traces = 0
-    """Test questions that traces are wanted of, at most."""
-
-    def tag(self, name: str, value: str) -> None:
-        """Record a short text that runs can be searched by."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record numbers; `step` makes a point of a curve."""
-
-    def log_text(self, text: str, name: str) -> None:
-        """Record a text as an artifact."""
-
-    def log_environment(self, facts: Mapping[str, Any]) -> None:
-        """Record what a result depends on beside its configuration, as `environment.json`."""
-
-    def log_data(self, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
-        """Record the data set that the run reads: its fingerprint, and rows of each part."""
-
-    def log_predictions(self, rows: Sequence[Mapping[str, Any]], name: str = "predictions") -> None:
-        """Record one row for each example as a table."""
-
-    def log_model(self, folder: Path, name: str) -> None:
-        """Record a saved model, with all that is in its folder, as one that can be served."""
-
-    def log_traces(self, answered: Sequence[Traced]) -> None:
-        """Record what the model saw when it answered questions."""
-
-
-class Off(Option):
-    """Records nothing but what a run writes into its own folder."""
-
-    def prepare(self) -> None:
-        """Nothing to do before a run."""
-
-    @contextmanager
-    def start(self, raw: DictConfig, output_dir: Path, **labels: Any) -> Iterator[Recorder]:
-        """Give a recorder that records nothing."""
-        yield Recorder()
-
-    def settle(self, sweep: str, ended: Mapping[Path, str]) -> None:
-        """No run can seem to go on."""
-
-    def comparison(self, sweep: str) -> str:
-        """Say how to look at the runs of a sweep."""
-        return "not tracked (tracking=none)"
-
-    def attach(self, folders: Sequence[Path], files: Sequence[Path], place: str) -> str:
-        """Record nothing."""
-        return ""
 
 
 class Mlflow(Option):
@@ -194,7 +132,7 @@ class Mlflow(Option):
             if kept.reason:
                 self._retry(journal, kept.reason)
 
-    def _begin(self, facts: Mapping[str, Any]) -> _MlflowRecorder:
+    def _begin(self, facts: Mapping[str, Any]) -> MlflowRecorder:
         """Make the run that a journal's facts describe, or find it again."""
         experiment = self.prepare()
         client = self._client()
@@ -205,7 +143,7 @@ class Mlflow(Option):
             client.create_run(experiment, tags=tags, run_name=facts["name"]).info.run_id
         )
         page, command = self._page(experiment), self._command()
-        recorder = _MlflowRecorder(client, number, page, command)
+        recorder = MlflowRecorder(client, number, page, command)
         recorder.store, recorder.traces = self, self.traces
         return recorder
 
@@ -443,7 +381,7 @@ class Mlflow(Option):
         return f"mlflow ui --backend-store-uri {shlex.quote(masked)}{note}"
 
 
-class _MlflowRecorder(Recorder):
+class MlflowRecorder(Recorder):
     store: Mlflow
 
     def __init__(self, client: MlflowClient, run_id: str, page: str, command: str):
@@ -510,7 +448,7 @@ class _MlflowRecorder(Recorder):
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def log_traces(self, answered: Sequence[Traced]) -> None:
-        from rag_experiments import traces
+        from rag_experiments.tracking import traces
 
         try:
             self.store._require_answer()  # else each would be tried for minutes

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rag_experiments import interruption, memory
+from rag_experiments.runtime import interruption, memory
 
 
 class Timer:

@@ -1,0 +1,1 @@
+"""Command lines composed and checked, before anything heavy is imported."""

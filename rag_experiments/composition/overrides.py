@@ -1,0 +1,36 @@
+"""Single overrides of a command line, e.g. `retriever.top_k=5`."""
+
+from __future__ import annotations
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+
+def parse(line: str) -> Override:
+    """Return an override as Hydra reads it; raise OverrideParseException where it does not."""
+    return OverridesParser.create().parse_override(line)
+
+
+def read_key(line: str) -> str:
+    """Return the key or the group that an override sets."""
+    return line.split("=", 1)[0].lstrip("+~")
+
+
+def read_choices(override: Override) -> list[str]:
+    """Return the options that an override of a group names; raise ValueError for null."""
+    if override.is_delete() or (override.is_sweep_override() and not override.is_discrete_sweep()):
+        return []
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    if isinstance(value, dict):
+        return []
+    if value is None:
+        raise ValueError("a group is left out with ~group; choose one of its options")
+    return [str(part) for part in (value if isinstance(value, list) else [value])]
+
+
+def quote(text: str) -> str:
+    """Return a text as a value that Hydra takes as it is."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,1 @@
+"""The jobs of a sweep: run, gone on with, and what they leave."""
