@@ -55,7 +55,8 @@ class Generator(Option):
     """Recompute activations in the backward pass: less memory, more time."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Implementation of attention, as transformers names them. auto: sdpa; on a CPU eager, which
-    trains a third faster there, unless prompts are so long that its memory would matter."""
+    trains a third faster there, unless prompts are so long that its memory would matter. eager
+    is computed without copies where heads share their keys (`model/attention.py`)."""
     quantization: Literal["nf4"] | None = None
     """4-bit base weights under the adapters (QLoRA, Dettmers et al. 2023); needs a GPU."""
 

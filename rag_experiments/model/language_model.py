@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.functional.likelihood import token_log_probs
+from rag_experiments.model.attention import group_heads
 from rag_experiments.model.cache import join_caches, select_cache, share_cache
 from rag_experiments.model.checkpoint import locate
 from rag_experiments.model.generator import Generator
@@ -388,7 +389,7 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    attention = option.attention_on(runtime.device)
+    attention = group_heads(option.attention_on(runtime.device), config)
     narrow = option.adapter is not None and runtime.dtype
     # Hooks and 4-bit weights cannot be undone: such networks are loaded for each job.
     stays = not option.gradient_checkpointing and not option.quantization
