@@ -82,7 +82,7 @@ def add_passages(
             f"{str(run)!r}: trained for task={task.name}, whose documents bring their own "
             "passages; give a run that answers questions"
         )
-    cache_dir = cache_dir or Path(raw.cache_dir)
+    cache_dir = cache_dir or bundle.find_cache(folder, raw.cache_dir)
     runtime = resolve_runtime(cache_dir, device, raw.precision, raw.seed)
     names = bundle.base_weights({"retriever": retriever}, folder)
     bundle.check_weights(names, facts, runtime.cache_dir)

@@ -110,6 +110,12 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
     (folder / FACTS).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def find_cache(folder: Path, written: str) -> Path:
+    """The cache that a run in `folder` used: a relative one lies beside a folder above it."""
+    cache = Path(written).expanduser()
+    return next(filter(Path.is_dir, (above / cache for above in folder.absolute().parents)), cache)
+
+
 def read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the configuration and the facts of a bundle.
 

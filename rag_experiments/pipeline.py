@@ -253,7 +253,7 @@ class RagPipeline:
             config.build(raw[group], group, check_paths=False)
             for group in ("task", "model", "retriever")
         )
-        cache_dir = cache_dir or _find_cache(folder, Path(raw.cache_dir).expanduser())
+        cache_dir = cache_dir or bundle.find_cache(folder, raw.cache_dir)
         runtime = resolve_runtime(cache_dir, device, precision, raw.seed)
         by_vector = encode_queries or retriever.uses_query_vectors
         names = bundle.base_weights({"model": model}, folder)
@@ -280,9 +280,3 @@ def mean_entropy(predictions: Sequence[Prediction]) -> float:
     """Mean entropy of p(z|x) in nats over the questions that have passages."""
     values = [entropy(prediction.prior) for prediction in predictions if prediction.prior]
     return float(np.mean(values)) if values else 0.0
-
-
-def _find_cache(folder: Path, written: Path) -> Path:
-    """The cache that a run in `folder` used: a relative one lies beside a folder above it."""
-    caches = (above / written for above in folder.absolute().parents)
-    return next(filter(Path.is_dir, caches), written)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -13,6 +12,7 @@ from rag_experiments.contracts import Option, Passage, PreparedData, Question, R
 from rag_experiments.data.fields import Fields
 from rag_experiments.data.preparation import (
     Preparation,
+    assemble,
     cut_texts,
     limit_records,
     normalize,
@@ -20,7 +20,7 @@ from rag_experiments.data.preparation import (
     truncate,
 )
 from rag_experiments.data.problems import Problems, number, quote
-from rag_experiments.data.records import Column, Located, ReadQuestions, hash_text
+from rag_experiments.data.records import Column, Located, ReadQuestions
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.data.tables import Table
 from rag_experiments.functional.sentences import find_sentences
@@ -55,15 +55,11 @@ def read_documents(
     result = ReadQuestions()
     reader = Fields(table, columns, problems, ("id", "document", "summaries"), separator)
     places: dict[str, str] = {}
-    hashed: Counter[str] = Counter()
     untitled = 0
     for row in reader.rows():
         text = reader.joined(row, "document")
         if columns.id is None:
-            identity: str | None = hash_text(text or "")
-            hashed[str(identity)] += 1
-            if hashed[str(identity)] > 1:
-                identity = f"{identity}-{hashed[str(identity)]}"
+            identity: str | None = reader.hashed_identity(text)
         else:
             identity = reader.identity(row, "id")
         title = reader.optional_text(row, "title")
@@ -124,7 +120,9 @@ def prepare_documents(
         steps.show_examples()
     for note in steps.notes:
         log.info("%s", note)
-    return steps.finish(with_summaries=scope == "examples")
+    return assemble(
+        steps.passages, steps.documents, steps.splits, "none", steps.notes, scope == "examples"
+    )
 
 
 class _Steps:
@@ -293,27 +291,6 @@ class _Steps:
         self.passages = shorter
         if cut:
             self.notes.append(f"{cut} of {len(shorter)} passages cut after {max_words} words.")
-
-    def finish(self, with_summaries: bool) -> PreparedData:
-        from datasets import Dataset, Features, Value
-
-        columns = {
-            "id": [passage.id for passage in self.passages],
-            "title": [passage.title for passage in self.passages],
-            "text": [passage.text for passage in self.passages],
-            "document_id": self.documents,
-        }
-        if with_summaries:
-            columns["summary"] = [passage.summary for passage in self.passages]
-        features = Features({name: Value("string") for name in columns})
-        return PreparedData(
-            passages=Dataset.from_dict(columns, features=features),
-            train=tuple(self.splits["train"]),
-            validation=tuple(self.splits["validation"]),
-            test=tuple(self.splits["test"]),
-            gold="none",
-            notes=tuple(self.notes),
-        )
 
 
 def _content(document: Question) -> str:

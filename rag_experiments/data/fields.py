@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +41,11 @@ def is_absent(value: Any) -> bool:
     return value is _ABSENT
 
 
+def hash_text(text: str) -> str:
+    """Id made from a content, the same in every run: 16 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Fields:
     """Reads the fields of a table's rows through a column map and notes what is wrong."""
 
@@ -63,6 +70,7 @@ class Fields:
         self.seen: set[str] = set()
         self.present: dict[str, None] = {}
         self.count = 0
+        self.hashed: Counter[str] = Counter()
 
     def rows(self) -> Iterator[Row]:
         """Rows of the table; none where a column that every row needs is missing."""
@@ -197,6 +205,13 @@ class Fields:
         if text is None:
             self._refuse(row, name, value, "a string or a whole number")
         return text
+
+    def hashed_identity(self, text: str | None) -> str:
+        """An id made of a text; where the same text comes again, with a number."""
+        identity = hash_text(text or "")
+        self.hashed[identity] += 1
+        count = self.hashed[identity]
+        return identity if count == 1 else f"{identity}-{count}"
 
     def texts(self, row: Row, name: str) -> tuple[str, ...] | None:
         """A text or a list of texts as a tuple; None where it is wrong."""

@@ -121,7 +121,8 @@ class Preparation(Option):
             steps.limit_passages(self.limit.passages)
         for note in steps.notes:
             log.info("%s", note)
-        return steps.finish(gold)
+        documents = [steps.documents[passage.id] for passage in steps.passages]
+        return assemble(steps.passages, documents, steps.splits, gold, steps.notes)
 
 
 def normalize(text: str) -> str:
@@ -157,6 +158,36 @@ def limit_records(records: Sequence[Question], limit: int) -> list[Question]:
     order = sorted(records, key=lambda record: place_id(record.id, "limit"))
     kept = {record.id for record in order[:limit]}
     return [record for record in records if record.id in kept]
+
+
+def assemble(
+    passages: Sequence[Passage],
+    documents: Sequence[str],
+    splits: Mapping[str, Sequence[Question]],
+    gold: str,
+    notes: Sequence[str],
+    with_summaries: bool = False,
+) -> PreparedData:
+    """Put prepared data together; `documents` are the ids of what each passage is a part of."""
+    from datasets import Dataset, Features, Value
+
+    columns: dict[str, list[str]] = {
+        "id": [passage.id for passage in passages],
+        "title": [passage.title for passage in passages],
+        "text": [passage.text for passage in passages],
+        "document_id": list(documents),
+    }
+    if with_summaries:
+        columns["summary"] = [passage.summary for passage in passages]
+    features = Features({name: Value("string") for name in columns})
+    return PreparedData(
+        passages=Dataset.from_dict(columns, features=features),
+        train=tuple(splits["train"]),
+        validation=tuple(splits["validation"]),
+        test=tuple(splits["test"]),
+        gold=gold,
+        notes=tuple(notes),
+    )
 
 
 def _find_spans(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[chunking.Spans]:
@@ -362,25 +393,6 @@ class _Steps:
         if len(gold) > limit:
             note += f": limit.passages is {limit}, but there are {len(gold)} gold passages"
         self.notes.append(f"{note}; retrieval is easier than over all of them.")
-
-    def finish(self, gold: str) -> PreparedData:
-        from datasets import Dataset, Features, Value
-
-        columns = {
-            "id": [passage.id for passage in self.passages],
-            "title": [passage.title for passage in self.passages],
-            "text": [passage.text for passage in self.passages],
-            "document_id": [self.documents[passage.id] for passage in self.passages],
-        }
-        features = Features({name: Value("string") for name in columns})
-        return PreparedData(
-            passages=Dataset.from_dict(columns, features=features),
-            train=tuple(self.splits["train"]),
-            validation=tuple(self.splits["validation"]),
-            test=tuple(self.splits["test"]),
-            gold=gold,
-            notes=tuple(self.notes),
-        )
 
     def _map_gold(self, find: Callable[[Question, str], tuple[str, ...]]) -> None:
         for name, questions in self.splits.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
@@ -11,7 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from rag_experiments.contracts import Option, Passage, Question
-from rag_experiments.data.fields import Fields
+from rag_experiments.data.fields import Fields, hash_text
 from rag_experiments.data.problems import Problems, number, quote
 from rag_experiments.data.tables import Table
 
@@ -82,11 +80,6 @@ class ReadQuestions:
     notes: list[str] = field(default_factory=list)
 
 
-def hash_text(text: str) -> str:
-    """Id made from a content, the same in every run: 16 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def read_passages(table: Table, columns: PassageColumns, problems: Problems) -> ReadPassages:
     """Read and check the passages of a table."""
     result = ReadPassages()
@@ -141,15 +134,11 @@ def read_questions(
         required.append("context")
     reader = Fields(table, columns, problems, tuple(required), separator)
     places: dict[str, str] = {}
-    hashed: Counter[str] = Counter()
     without_answers = 0
     for row in reader.rows():
         text = reader.text(row, "question")
         if columns.id is None:
-            identity: str | None = hash_text(text or "")
-            hashed[str(identity)] += 1
-            if hashed[str(identity)] > 1:
-                identity = f"{identity}-{hashed[str(identity)]}"
+            identity: str | None = reader.hashed_identity(text)
         else:
             identity = reader.identity(row, "id")
         answers = reader.texts(row, "answers")
