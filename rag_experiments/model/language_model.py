@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -389,6 +389,8 @@ def load_language_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    if option.adapter is not None:
+        from rag_experiments.model import lora
     attention = group_heads(option.attention_on(runtime.device), config)
     narrow = option.adapter is not None and runtime.dtype
     # Hooks and 4-bit weights cannot be undone: such networks are loaded for each job.
@@ -400,15 +402,14 @@ def load_language_model(
             folder, dtype=torch.float32, attn_implementation=attention, **extra
         )
         if option.adapter is not None:
-            _narrow_matrices(network, dtype)
+            lora.narrow_matrices(network, dtype)
         if stays:
             resident.lend("generator", name, network)
     if option.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
         network.enable_input_require_grads()
     if option.adapter is not None:
-        with _passing_for_float32(network):
-            network = _adapt(network, option, adapted)
+        network = lora.adapt(network, option, adapted)
     if not option.quantization:
         network.to(runtime.device)
     model = EncoderDecoderModel if config.is_encoder_decoder else CausalLanguageModel
@@ -425,76 +426,3 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _adapt(network: Any, option: Generator, adapted: Path | None) -> nn.Module:
-    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-
-    if option.quantization:
-        network = prepare_model_for_kbit_training(
-            network, use_gradient_checkpointing=option.gradient_checkpointing
-        )
-    if adapted is not None:
-        return PeftModel.from_pretrained(network, str(adapted), is_trainable=True)
-    assert option.adapter is not None
-    count, last = network.config.num_hidden_layers, option.adapter.last_layers
-    if last is not None and last > count:
-        raise UserError(
-            f"model.generator.adapter.last_layers: {last}, but the weights {option.weights!r} "
-            f"have {count} layers; legal: 1 to {count}, or null for all"
-        )
-    targets = option.adapter.target_modules
-    if last is not None and targets == "all-linear":
-        # peft takes layers together with names only.
-        head = network.get_output_embeddings()
-        linear = [
-            n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head
-        ]
-        targets = sorted({name.rpartition(".")[2] for name in linear})
-    adapted_network = get_peft_model(
-        network,
-        LoraConfig(
-            layers_to_transform=None if last is None else list(range(count - last, count)),
-            r=option.adapter.rank,
-            lora_alpha=option.adapter.alpha,  # type: ignore[arg-type]  # a factor, so a float does
-            lora_dropout=option.adapter.dropout,
-            target_modules=targets,
-            task_type="SEQ_2_SEQ_LM" if option.kind == "encoder_decoder" else "CAUSAL_LM",
-        ),
-    )
-    # The path of this machine would be written beside the adapters otherwise.
-    for config in adapted_network.peft_config.values():
-        config.base_model_name_or_path = option.weights
-    return adapted_network
-
-
-@contextmanager
-def _passing_for_float32(network: nn.Module) -> Iterator[None]:
-    """Show narrowed matrices as float32, for adapters are made in the type of their matrix."""
-    narrow = {
-        module: module.weight
-        for module in network.modules()
-        if isinstance(module, nn.Linear) and module.weight.dtype in (torch.bfloat16, torch.float16)
-    }
-    for module, weight in narrow.items():
-        stand_in = torch.empty(1, device=weight.device).expand(weight.shape)  # takes no memory
-        module.weight = nn.Parameter(stand_in, requires_grad=False)
-    try:
-        yield
-    finally:
-        for module, weight in narrow.items():
-            module.weight = weight.requires_grad_(False)
-
-
-def _narrow_matrices(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keep matrices that adapters will freeze in the type that products run in.
-
-    Autocast would cast them again at every step; the products are the same either way. An
-    embedding that shares its matrix with the output layer stays as it is: states that begin
-    in the narrow type would stay in it through all layers.
-    """
-    if dtype == torch.float32:
-        return
-    for module in network.modules():
-        if isinstance(module, nn.Linear) and module.weight.is_floating_point():
-            module.weight = nn.Parameter(module.weight.data.to(dtype), requires_grad=False)

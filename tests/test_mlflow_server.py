@@ -1,0 +1,157 @@
+"""Runs side by side, recorded by an MLflow server on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.mlflow import Mlflow
+
+PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
+SMALL = [
+    "+experiment=smoke",
+    "metrics=question_answering",
+    "task.max_answer_tokens=4",
+    "test={samples: 0, rewordings: false, references: false}",
+    "data.preparation.limit={train: 8, validation: 4, test: 4, passages: 16}",
+    "trainer.max_steps=2",
+]
+SEEDS = range(1, 5)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (PROGRAMS / "initdb").exists(),
+        reason="no PostgreSQL (Debian: apt-get install postgresql)",
+    ),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen]:
+    """A server in a process group of its own, which is ended with all its workers."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+
+
+def wait_for(answers, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not answers():
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def database(tmp_path_factory) -> Iterator[str]:
+    """Address of an empty PostgreSQL database on this machine."""
+    # PostgreSQL does not run as root; its Debian package brings a user for it.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path("/tmp") / f"rag-experiments-postgres-{os.getpid()}"  # a socket's path is short
+    folder.mkdir(mode=0o700)
+    try:
+        if as_user:
+            shutil.chown(folder, "postgres")
+        data, port = folder / "data", free_port()
+        make = [PROGRAMS / "initdb", "-D", data, "-U", "runs", "-A", "trust", "--no-sync"]
+        subprocess.run([*as_user, *make], cwd=folder, check=True, capture_output=True)
+        serve = [PROGRAMS / "postgres", "-D", data, "-p", port, "-k", folder]
+        log = tmp_path_factory.mktemp("postgres") / "log"
+        command = [*as_user, *serve, "-c", "listen_addresses=127.0.0.1"]
+        with running(list(map(str, command)), folder, log) as process:
+            reach = [PROGRAMS / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+            wait_for(
+                lambda: not subprocess.run(reach, capture_output=True).returncode, process, log
+            )
+            yield f"postgresql://runs@127.0.0.1:{port}/postgres"
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def server(database, tmp_path) -> Iterator[str]:
+    """Address of an MLflow server with two workers that keeps runs in PostgreSQL."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--workers", "2"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
+
+    log = tmp_path / "server.log"
+    with running(command, tmp_path, log) as process:
+        wait_for(answers, process, log)
+        yield address
+
+
+def test_jobs_side_by_side_lose_nothing(server, tmp_path):
+    """Four at once, on a server that has no experiment yet."""
+    line = [sys.executable, "-m", "rag_experiments", "-m", *SMALL, f"tracking.uri={server}"]
+    line += ["seed=" + ",".join(map(str, SEEDS)), "tracking.traces=2"]
+    done = subprocess.run(
+        [*line, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={len(SEEDS)}"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    (swept,) = tmp_path.glob("outputs/sweeps/smoke/*")
+    found = outcomes.read(swept)
+    assert len(found) == len(SEEDS)
+    store = Mlflow(uri=server)
+    client = store._client()
+    (experiment,) = [e for e in client.search_experiments() if e.name == "rag_experiments"]
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == sorted(outcome.run_id for outcome in found.values())
+    for number, outcome in found.items():
+        run, folder = runs[outcome.run_id], swept / number
+        assert run.info.status == "FINISHED"
+        assert run.data.params["seed"] == str(SEEDS[int(number)])
+        assert outcome.final is not None
+        assert run.data.metrics[f"test/{outcome.metric}"] == pytest.approx(outcome.final.value)
+        points = [json.loads(row) for row in (folder / "curves.jsonl").open()]
+        losses = [point["train/loss"] for point in points if "train/loss" in point]
+        recorded = client.get_metric_history(outcome.run_id, "train/loss")
+        assert [point.value for point in recorded] == pytest.approx(losses)
+        table = client.download_artifacts(outcome.run_id, "predictions.json", str(folder))
+        rows = (folder / "predictions_trained.jsonl").read_text("utf-8").splitlines()
+        assert len(json.loads(Path(table).read_text("utf-8"))["data"]) == len(rows)
+        assert len(client.search_traces([experiment.experiment_id], run_id=outcome.run_id)) == 2
+        assert run.outputs.model_outputs
