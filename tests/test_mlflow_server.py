@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,8 @@ def running(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # it ended by itself: its log says why
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -93,7 +94,7 @@ def database(tmp_path_factory) -> Iterator[str]:
             wait_for(
                 lambda: not subprocess.run(reach, capture_output=True).returncode, process, log
             )
-            yield f"postgresql://runs@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg://runs@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(folder)
 
@@ -150,7 +151,7 @@ def test_jobs_side_by_side_lose_nothing(server, tmp_path):
         losses = [point["train/loss"] for point in points if "train/loss" in point]
         recorded = client.get_metric_history(outcome.run_id, "train/loss")
         assert [point.value for point in recorded] == pytest.approx(losses)
-        table = client.download_artifacts(outcome.run_id, "predictions.json", str(folder))
+        table = client.download_artifacts(outcome.run_id, "predictions_trained.json", str(folder))
         rows = (folder / "predictions_trained.jsonl").read_text("utf-8").splitlines()
         assert len(json.loads(Path(table).read_text("utf-8"))["data"]) == len(rows)
         assert len(client.search_traces([experiment.experiment_id], run_id=outcome.run_id)) == 2
