@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -106,6 +106,8 @@ class Run(Option):
         return value
 
 
+Chosen = TypeVar("Chosen", bound=Option)
+
 GROUPS = ("task", "data", "model", "retriever", "trainer", "metrics", "tracking")
 
 
@@ -135,6 +137,18 @@ def build(node: Any, key: str = "", *, check_paths: bool = True) -> Any:
     if builder.problems:
         raise UserError(builder.problems)
     return built
+
+
+def construct(kind: type[Chosen], values: dict[str, Any], key: str) -> Chosen:
+    """Return an option of a kind that is known, from its values; raise UserError with all problems.
+
+    `key` is the place of the values in the whole configuration, for messages.
+    """
+    builder = _Builder()
+    option: Chosen = builder.construct(kind, values, key)
+    if builder.problems:
+        raise UserError(builder.problems)
+    return option
 
 
 def fields(target: Any) -> frozenset[str] | None:

@@ -32,6 +32,10 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
+class Pruned(Exception):
+    """A run that its search ends before its time, because others do better: no failure."""
+
+
 class Option(BaseModel):
     """Base of every class that a configuration node names with `_target_`.
 
@@ -353,6 +357,8 @@ class TrainingResult:
     best_step: int | None = None
     """Step of the checkpoint that was kept; None: the last, for want of validation."""
     best_score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Every score of that checkpoint on the validation questions; empty: they were not asked."""
 
 
 class Retrieve(Protocol):

@@ -224,7 +224,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
             predictions = pipeline.predict(data.test, hits, progress="saved model, test")
             cut = pipeline.model.prompts.cut
         stage = "trained" if trains else "untrained"
-        objective = results.conclude(stage, pipeline, hits, predictions, cut, current.overrides)
+        objective = results.conclude(stage, pipeline, hits, predictions, cut, current.overrides, {})
         print(
             "compare it with the run:  python -m rag_experiments.report "
             f"{parent.folder} {current.output_dir}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +21,7 @@ from rag_experiments.contracts import (
     Hit,
     Prediction,
     PreparedData,
+    Pruned,
     Question,
     Runtime,
     Task,
@@ -33,6 +34,7 @@ from rag_experiments.evaluation.variation import reword_question
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.runtime import memory, processes, reproducibility
 from rag_experiments.runtime.timing import Timer
+from rag_experiments.search import pruning
 from rag_experiments.serving import make_servable
 from rag_experiments.stages import Stages
 from rag_experiments.sweep import outcomes, resumption
@@ -50,7 +52,8 @@ TRAINING_QUESTIONS = "training_questions.jsonl"
 
 
 def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
-    """Carry out a run and return its objective on the test questions.
+    """Carry out a run and return its objective on the test questions; raise Pruned where its
+    search ends it before its time.
 
     `raw` is the configuration that `config` was built from; everything that the run leaves is
     written to `output_dir` and to tracking. Raises UserError, before any weights are loaded,
@@ -83,7 +86,16 @@ def run(config: Run, raw: DictConfig, output_dir: Path) -> float:
                 "git_commit": reproducibility.git_commit(),
             }
         )
-        value = _run(config, raw, output_dir, runtime, recorder, job)
+        try:
+            value = _run(config, raw, output_dir, runtime, recorder, job)
+        except Pruned as reason:
+            outcomes.Outcome(
+                config.task.objective,
+                pruned=str(reason),
+                overrides=job.overrides,
+                run_id=recorder.run_id,
+            ).write(output_dir)
+            raise
         if own_peak:  # else it might be that of an earlier job in this process
             recorder.log_metrics({"memory/peak_mib": memory.peak()})
         return value
@@ -144,12 +156,13 @@ def _run(
                 results.score("untrained", predictions)
             truncated = model.prompts.cut
 
+    validation: Mapping[str, float] = {}
     if config.trainer.trains:
         with stage("training"):
             if train_hits is None and not config.trainer.trains_query_encoder:
                 train_hits = search(data.train)
             hits = (train_hits, validation_hits)
-            train(config, data, pipeline, hits, runtime, recorder, output_dir)
+            validation = train(config, data, pipeline, hits, runtime, recorder, output_dir)
     if not processes.is_first():
         return processes.share(None)  # the first does the rest
 
@@ -169,8 +182,8 @@ def _run(
             answers = stages.answer(
                 pipeline, data.validation, validation_hits, progress="validation"
             )
-            scores = score(config, answers)
-            recorder.log_metrics({f"validation/{name}": v for name, v in scores.items()})
+            validation = score(config, answers)
+            recorder.log_metrics({f"validation/{name}": v for name, v in validation.items()})
 
     with stage("saving"):
         saved = output_dir / "model"
@@ -182,7 +195,9 @@ def _run(
 
     # After saving: what was trained is safe, whatever becomes of the figures about it.
     final = "trained" if config.trainer.trains else "untrained"
-    objective = results.conclude(final, pipeline, test_hits, predictions, truncated, job.overrides)
+    objective = results.conclude(
+        final, pipeline, test_hits, predictions, truncated, job.overrides, validation
+    )
     if config.task.records == "questions":
         print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
         print(f"serve it:  mlflow models serve --env-manager local -m {output_dir / 'model'}")
@@ -271,8 +286,8 @@ def train(
     runtime: Runtime,
     recorder: Recorder,
     output_dir: Path,
-) -> None:
-    """Train the pipeline's model in place.
+) -> Mapping[str, float]:
+    """Train the pipeline's model in place; return its scores on the validation questions.
 
     `hits` are those of the train and the validation split, where they were found before. A
     trainer of the query encoder searches each batch itself, so it is given questions alone, and
@@ -294,6 +309,13 @@ def train(
         )
 
     curves = Curves(recorder, output_dir / CURVES)
+    trial = pruning.current_trial(config.task.objective)
+
+    def log_point(values: dict[str, float], step: int) -> None:
+        curves.log(values, step)
+        if trial is not None:
+            trial.follow(curves.points())
+
     result = config.trainer.fit(
         Training(
             model=pipeline.model,
@@ -301,7 +323,7 @@ def train(
             retrieve=pipeline,
             validate=validate if data.validation else None,
             objective=config.task.objective,
-            log=curves.log,
+            log=log_point,
             folder=output_dir / resumption.CHECKPOINTS,
             runtime=runtime,
         )
@@ -317,6 +339,7 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
+    return result.scores
 
 
 def score(config: Run, predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -34,15 +34,18 @@ from rag_experiments.composition.loader import Loader, is_mapping
 from rag_experiments.composition.overrides import parse, quote, read_choices, read_key
 from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import UserError
+from rag_experiments.search import checks, settings, sweeper
 from rag_experiments.sweep import outcomes, resumption
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
+    from rag_experiments.search.space import Space
+
 CONFIG = "config"
 """Name of the root configuration."""
 
-_OPEN = ("env", "launcher", "sweeper")
+_OPEN = ("env", "launcher")
 """Parts of `hydra` that take keys of their own: those of a plugin."""
 
 _REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -53,7 +56,8 @@ class Plan:
     """A command line that composed and was found sound."""
 
     jobs: tuple[config.Run, ...]
-    """One for each job of a sweep (of another sweeper than Hydra's own: the base alone)."""
+    """One for each job of a sweep; of a search, one for each value that it may take or end of an
+    interval; of any other sweeper than Hydra's own, the base alone."""
 
     sweep_dir: Path | None
     """Folder of the sweep; None for a single run."""
@@ -97,6 +101,7 @@ class Composer:
 
     def run(self, task: TaskFunction, plan: Plan) -> None:
         """Run a plan's job or jobs; raise what the (first failed) job raised."""
+        sweeper.register()
         start = self.hydra.run if plan.sweep_dir is None else self.hydra.multirun
         start(config_name=self.name, task_function=task, overrides=list(plan.overrides))
 
@@ -121,32 +126,43 @@ class Composer:
             if any(parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
-            if found := [*unknown, *launcher.check(master.hydra, sweeps=False)]:
+            found = [
+                *unknown,
+                *launcher.check(master.hydra, sweeps=False),
+                *checks.check(master, self.loader, self.groups, sweeps=False),
+            ]
+            if found:
                 raise UserError([*found, *config.check(single)])
             return Plan((config.load(single),), None, tuple(overrides))
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
-        jobs, problems = [], _Collected()
+        jobs, problems = [], self._collect(master)
         for job in self._jobs(master):
             try:
                 jobs.append(self._checked(job, master))
                 problems.add(job, ())
             except UserError as error:
                 problems.add(job, error.problems)
-        found = [*unknown, *launcher.check(master.hydra, sweeps=True)]
+        found = [
+            *unknown,
+            *launcher.check(master.hydra, sweeps=True),
+            *checks.check(master, self.loader, self.groups, sweeps=True),
+        ]
+        if settings.is_search(master.hydra) and not (found or problems.lines):
+            found += checks.check_runs(master, [job.run for job in jobs])
         if found or problems.lines:
             raise UserError([*found, *problems.lines])
         if not jobs:
             raise UserError("-m: no job: a key that is swept has no value, e.g. range(3,3)")
         sweep_dir, state = self._place(master, jobs, overrides)
         # Hydra composes again when it runs, a moment later: the folder's time is kept.
-        settings = (
+        additions = (
             "hydra.mode=MULTIRUN",
             f"hydra.sweep.dir={quote(str(sweep_dir))}",
             f"++hydra.job.env_set.{outcomes.VARIABLE}={quote(state.tag)}",
         )
         runs = tuple(job.run for job in jobs)
-        return Plan(runs, sweep_dir, (*overrides, *settings), state)
+        return Plan(runs, sweep_dir, (*overrides, *additions), state)
 
     def _place(
         self, master: DictConfig, jobs: Sequence[_Job], overrides: Sequence[str]
@@ -155,9 +171,11 @@ class Composer:
         identity = resumption.combine([job.identity for job in jobs])
         planned: resumption.Planned = tuple(job.overrides for job in jobs)
         if not _is_basic(master):  # the sweeper's own settings decide what its jobs are
-            settings = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
+            own = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
+            assert isinstance(own, dict)
+            own = {key: value for key, value in own.items() if key not in settings.COUNTS}
             swept = [line for line in overrides if parse(line).is_sweep_override()]
-            identity, planned = resumption.combine([identity], settings, swept), None
+            identity, planned = resumption.combine([identity], own, swept), None
         folder = resumption.find(
             Path(master.hydra.sweep.dir),
             identity,
@@ -235,6 +253,8 @@ class Composer:
         while True:
             try:
                 return problems + self._problems_of_grid(loose)
+            except UserError as error:
+                return [*problems, *error.problems]
             except _REFUSED as error:
                 culprit = self._culprit(loose)
                 if culprit is None:
@@ -250,10 +270,11 @@ class Composer:
         found = [
             *_unknown_keys(master.hydra, "hydra", _OPEN),
             *launcher.check(master.hydra, sweeps),
+            *checks.check(master, self.loader, self.groups, sweeps),
         ]
         if not sweeps:
             return [*found, *config.check(_without_hydra(master))]
-        problems = _Collected()
+        problems = self._collect(master)
         for job in self._jobs(master):
             composed = self._compose([self._let_through(line) for line in job], RunMode.RUN)
             problems.add(job, config.check(_without_hydra(composed)))
@@ -275,16 +296,34 @@ class Composer:
         written = OmegaConf.to_container(master.hydra.overrides, resolve=False)
         assert isinstance(written, dict)
         own, task = written["hydra"], written["task"]
-        sweeper = master.hydra.sweeper
         if _is_basic(master):
-            params = OmegaConf.to_container(sweeper.params) if sweeper.get("params") else {}
+            swept = master.hydra.sweeper.get("params")
+            params = OmegaConf.to_container(swept) if swept else {}
             assert isinstance(params, dict)
             lines = [f"{key!s}={value}" for key, value in params.items()] + task
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
+            if endless := [
+                o for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()
+            ]:
+                raise UserError(
+                    [
+                        f"{str(o.input_line).lstrip('+')}: a grid has no intervals; to search it, add "
+                        "hydra/sweeper=optuna"
+                        for o in endless
+                    ]
+                )
             batch = BasicSweeper.split_arguments(parsed, None)[0]
+        elif settings.is_search(master.hydra):
+            batch = checks.read_space(master, self.loader, self.groups)[0].probes()
         else:
             batch = [[line for line in task if not parse(line).is_sweep_override()]]
         return [own + job for job in batch]
+
+    def _collect(self, master: DictConfig) -> _Collected:
+        """Return what the problems of a sweep's jobs are noted in."""
+        if not settings.is_search(master.hydra):
+            return _Collected()
+        return _Collected(checks.read_space(master, self.loader, self.groups)[0])
 
     def _checked(self, overrides: list[str], master: DictConfig) -> _Job:
         composed = self._compose(overrides, RunMode.RUN)
@@ -338,7 +377,7 @@ class Composer:
         """Return an override with which Hydra sets a key whether it exists or not."""
         override = parse(line)
         key = override.key_or_group
-        unchecked = key.startswith(("hydra.env.", "hydra.sweeper."))
+        unchecked = key.startswith(("hydra.env.", "hydra.sweeper.params."))
         if override.is_delete() or unchecked or key in self.groups:
             return line
         return line if "/" in key or override.package else f"++{line.lstrip('+')}"
@@ -410,9 +449,11 @@ class Composer:
 
 
 class _Collected:
-    """Problems of the jobs of a grid; each is said once, with the jobs that have it."""
+    """Problems of the jobs of a sweep; each is said once, with the jobs that have it."""
 
-    def __init__(self) -> None:
+    def __init__(self, searched: Space | None = None) -> None:
+        self._searched = searched
+        """Of a search: its jobs have no numbers yet."""
         self._jobs: list[list[str]] = []
         self._found: dict[str, list[int]] = {}
 
@@ -424,16 +465,19 @@ class _Collected:
 
     @property
     def lines(self) -> list[str]:
-        return [
+        lines = [
             problem if len(having) == len(self._jobs) else f"{problem} [{self._label(having)}]"
             for problem, having in self._found.items()
         ]
+        return lines if self._searched is None else checks.shorten(lines, self._searched)
 
     def _label(self, having: list[int]) -> str:
         """Return the numbers of jobs, and what they alone have in common."""
         everywhere = set.intersection(*map(set, self._jobs))
         shared = set.intersection(*(set(self._jobs[number]) for number in having)) - everywhere
         ordered = ", ".join(line for line in self._jobs[having[0]] if line in shared)
+        if self._searched is not None:
+            return f"with {ordered}" if ordered else "in some runs"
         numbers = ", ".join(map(str, having))
         return f"job{'s' if len(having) > 1 else ''} {numbers}{': ' if ordered else ''}{ordered}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,14 @@ class Results:
         predictions: list[Prediction],
         truncated: int,
         overrides: Sequence[str],
+        validation: Mapping[str, float],
     ) -> float:
         """Score and explain the answers of the final model; return the objective.
 
         `predictions` are its answers to the test questions, made from `hits`; `truncated` of their
         prompts had passages cut. The model is asked again for what the configuration wants
-        beside: variations of the questions, and the reference conditions.
+        beside: variations of the questions, and the reference conditions. `validation` are its
+        scores on the validation questions.
         """
         with self.timer.stage("evaluation"):
             varied = vary(self.config, pipeline, self.data.test, hits, predictions)
@@ -143,6 +145,7 @@ class Results:
             objective,
             self._outcome("untrained"),
             self._outcome("trained"),
+            validation,
             overrides=tuple(overrides),
             run_id=self.recorder.run_id,
         ).write(self.folder)

@@ -140,14 +140,18 @@ def find_sweep(folder: Path, title: str) -> Found:
 
 
 def _jobs(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the folders of a sweep's finished jobs, and why the others failed."""
+    """Return the folders of a sweep's finished jobs, and why the others have no results."""
     jobs, failed = [], []
     for number, outcome in outcomes.read(folder).items():
         place = folder / number
         if _is_run(place) and not outcome.problems:
             jobs.append(place)
         elif (place / ".hydra").is_dir():
-            failed += [f"job {number}: {problem}" for problem in outcome.problems]
+            reasons = [
+                *outcome.problems,
+                *([f"pruned: {outcome.pruned}"] if outcome.pruned else []),
+            ]
+            failed += [f"job {number}: {reason}" for reason in reasons]
     return jobs, failed
 
 

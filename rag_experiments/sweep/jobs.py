@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import config
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import Pruned, UserError
 from rag_experiments.runtime import disk, interruption, memory, processes
 from rag_experiments.sweep import outcomes, resumption
 
@@ -30,8 +31,9 @@ def run(raw: DictConfig) -> float:
     """Run a job, again where it fails and `sweep.retries` allows it; return the objective.
 
     A job that is finished in its folder is left as it is; one that was cut short goes on from
-    its last checkpoint. Raises what the run raises, UserError for what the user can mend; a
-    single run that fails ends the process with 2 for the latter, else with 1.
+    its last checkpoint. One that its search prunes has no objective: NaN. Raises what the run
+    raises, UserError for what the user can mend; a single run that fails ends the process with 2
+    for the latter, else with 1.
     """
     logging.raiseExceptions = FULL_ERROR  # a full disk would get a traceback for each log line
     job = outcomes.current_job()
@@ -42,6 +44,10 @@ def run(raw: DictConfig) -> float:
             try:
                 interruption.check()
                 return _run(raw, job)
+            except Pruned as reason:
+                outcomes.tidy(job.output_dir)
+                log.info("pruned: %s", reason)
+                return math.nan
             except KeyboardInterrupt:
                 _note(UserError(f"interrupted by {interruption.name()}"), job)
                 raise
@@ -76,10 +82,10 @@ def _run(raw: DictConfig, job: outcomes.Job) -> float:
                 f"{folder}: holds another run, and nothing is overwritten; choose another folder "
                 "with hydra.run.dir= or hydra.sweep.dir="
             )
-        score = None if begun is None or outcome is None else outcome.final
-        if score is not None:
-            log.info("finished before: %s", score)
-            return score.value
+        if begun is not None and outcome is not None and outcome.is_end:
+            score = outcome.final
+            log.info("finished before: %s", score or f"pruned: {outcome.pruned}")
+            return score.value if score else math.nan
         reason = resumption.stopped(job.sweep_dir) if job.sweep_dir is not None else None
         if reason is not None:
             raise NotStarted(f"{outcomes.NOT_STARTED}: {reason}")
@@ -129,7 +135,7 @@ def _note(failure: Exception, job: outcomes.Job) -> None:
         return
     with suppress(OSError):  # the disk may be what failed; `begun.json` is there
         outcome = outcomes.Outcome.read(job.output_dir)
-        if outcome is None or outcome.final is None:
+        if outcome is None or not outcome.is_end:
             outcomes.failed(failure, job.overrides).write(job.output_dir)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -36,6 +36,10 @@ NOT_STARTED = "not started"
 DEATHS = 3
 """Times in a row that a job may take its process with it before the other jobs come first."""
 
+EXPERIMENTS = "experiment"
+"""Folder of a search's sweep with the experiments that it found best."""
+
+_NO_JOBS = (".submitit", EXPERIMENTS)
 _NO_NAME = ("experiment=", "device=", "precision=", "cache_dir=", "tracking", "sweep.")
 """Overrides that say nothing about what a run compares."""
 
@@ -73,7 +77,7 @@ def current_job() -> Job:
     sweep = sweep_dir = None
     if hydra.mode == RunMode.MULTIRUN:
         sweep_dir = Path(hydra.sweep.dir)
-        sweep = hydra.job.env_set.get(VARIABLE) or tag(sweep_dir)
+        sweep = sweep_tag(hydra)
     lines = [line.lstrip("+") for line in overrides]
     name = ", ".join([experiment, *(line for line in lines if not line.startswith(_NO_NAME))])
     choices = {
@@ -82,6 +86,11 @@ def current_job() -> Job:
         if not group.startswith("hydra/") and option is not None
     }
     return Job(name, sweep, overrides, choices, Path(hydra.runtime.output_dir), sweep_dir)
+
+
+def sweep_tag(hydra: Any) -> str:
+    """Return the tag of the sweep of a composed `hydra` node, as its folder was first named."""
+    return str(hydra.job.env_set.get(VARIABLE) or tag(Path(hydra.sweep.dir)))
 
 
 def tag(sweep_dir: Path) -> str:
@@ -112,6 +121,12 @@ class Outcome:
 
     untrained: Score | None = None
     trained: Score | None = None
+    validation: Mapping[str, float] = field(default_factory=dict)
+    """Every score of the final model on the validation questions; empty: they were not asked."""
+
+    pruned: str = ""
+    """Why its search ended the job before its time; empty: it did not."""
+
     problems: tuple[str, ...] = ()
     """Why the job failed, one line each; empty: it did not."""
 
@@ -125,8 +140,13 @@ class Outcome:
 
     @property
     def final(self) -> Score | None:
-        """The score of the model as the run left it; None: the job failed."""
+        """The score of the model as the run left it; None: the job failed, or was pruned."""
         return None if self.problems else self.trained or self.untrained
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the job is done with: it has its score, or was pruned."""
+        return bool(self.pruned) or self.final is not None
 
     def write(self, folder: Path) -> None:
         """Save as JSON in a folder."""
@@ -168,7 +188,7 @@ def read(sweep_dir: Path) -> dict[str, Outcome]:
     planned = () if state is None else state.jobs or ()
     found: dict[str, Outcome] = {}
     for folder in sweep_dir.iterdir():
-        if folder.is_dir() and folder.name != ".submitit":
+        if folder.is_dir() and folder.name not in _NO_JOBS:
             outcome, begun = Outcome.read(folder), resumption.begun(folder)
             if outcome is None and (begun is not None or not planned):
                 overrides = tuple(begun["overrides"]) if begun else ()
@@ -251,7 +271,9 @@ def table(jobs: dict[str, Outcome], title: str) -> Table:
     metrics = dict.fromkeys(outcome.metric for outcome in jobs.values() if outcome.metric)
     named = f" {next(iter(metrics))}" if len(metrics) == 1 else ""
     made = Table(title=title)
-    for heading in ("job", "what differs", f"test{named}, untrained", "trained"):
+    validated = any(outcome.metric in outcome.validation for outcome in jobs.values())
+    own = [f"validation{named}"] if validated else []
+    for heading in ("job", "what differs", *own, f"test{named}, untrained", "trained"):
         made.add_column(heading, overflow="fold")
     sets = [set(outcome.overrides) for outcome in jobs.values()]
     common = set.intersection(*sets) if len(sets) > 1 else set()
@@ -259,9 +281,14 @@ def table(jobs: dict[str, Outcome], title: str) -> Table:
         differs = ", ".join(line for line in outcome.overrides if line not in common)
         if outcome.problems:
             idle = outcome.problems[0].startswith(NOT_STARTED)
-            cells = [NOT_STARTED if idle else "failed", ""]
+            cells = [NOT_STARTED if idle else "failed"]
+        elif outcome.pruned:
+            cells = ["pruned"]
         else:
-            cells = [str(score) if score else "-" for score in (outcome.untrained, outcome.trained)]
+            found = outcome.validation.get(outcome.metric)
+            scores = [None if found is None else Score(found)] if validated else []
+            scores += [outcome.untrained, outcome.trained]
+            cells = [str(score) if score else "-" for score in scores]
             if not named and outcome.metric:
                 cells = [f"{outcome.metric} {cell}" for cell in cells]
         made.add_row(name, differs, *cells)

@@ -32,13 +32,14 @@ class Curves:
         if self.begun:
             return
         self.begun = True
-        kept = [point for point in self._read() if point["step"] < step]
+        kept = [point for point in self.points() if point["step"] < step]
         for point in kept:
             values = {name: value for name, value in point.items() if name != "step"}
             self.recorder.log_metrics(values, int(point["step"]))
         disk.write_whole(self.path, "".join(json.dumps(point) + "\n" for point in kept))
 
-    def _read(self) -> list[dict[str, Any]]:
+    def points(self) -> list[dict[str, Any]]:
+        """Return the points that were taken so far, in order, each with its `step`."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # the last may be cut short

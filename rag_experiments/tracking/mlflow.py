@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from rag_experiments.composition.parameters import differing, flatten, mask
-from rag_experiments.contracts import Option, UserError
+from rag_experiments.contracts import Option, Pruned, UserError
 from rag_experiments.tracking.journal import Journal, Kept
 from rag_experiments.tracking.recorder import Recorder
 
@@ -103,7 +103,8 @@ class Mlflow(Option):
         `raw` is the configuration before its interpolations are resolved; it is recorded as
         parameters and whole. `sweep` is the tag that runs to be compared share, `choices` the
         option chosen from each group. The run is marked FAILED, with the error, where an
-        exception leaves the block or the process is asked to end. What the store does not take
+        exception leaves the block or the process is asked to end, and KILLED, with the reason,
+        where its search prunes it. What the store does not take
         is kept in `output_dir`, and said.
         """
         tags = {"output_dir": str(output_dir), **self._tags(raw)}
@@ -121,6 +122,10 @@ class Mlflow(Option):
         try:
             kept.log_config(*_configuration(raw, choices or {}))
             yield cast(Recorder, kept)
+        except Pruned as reason:
+            kept.tag("pruned", str(reason))
+            end = ("KILLED", "")
+            raise
         except Exception as error:
             end = ("FAILED", f"{type(error).__name__}: {error}")
             raise
@@ -403,7 +408,7 @@ class MlflowRecorder(Recorder):
         self.log_text(text, "config.yaml")
 
     def end(self, status: str, error: str) -> None:
-        """Mark the run as FINISHED or FAILED, with what failed."""
+        """Mark the run as FINISHED, KILLED or FAILED, with what failed."""
         if error:
             self.tag("error", error)
         self._client.set_terminated(self.run_id, status)

@@ -298,7 +298,17 @@ def fit(option: GradientTrainer, training: Training, loop: type[Loop]) -> Traini
         steps=state.global_step,
         best_step=state.best_global_step,
         best_score=float(state.best_metric),
+        scores=_scores(state),
     )
+
+
+def _scores(state: TrainerState) -> dict[str, float]:
+    """Return what the validation of the checkpoint that is kept gave."""
+    found: dict[str, float] = {}
+    for point in state.log_history:
+        if point["step"] == state.best_global_step:
+            found |= {k[len("eval_") :]: v for k, v in point.items() if k.startswith("eval_")}
+    return found
 
 
 def _arguments(option: GradientTrainer, training: Training, validated: bool) -> TrainingArguments:
