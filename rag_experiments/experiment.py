@@ -313,7 +313,7 @@ def train(
 
     def log_point(values: dict[str, float], step: int) -> None:
         curves.log(values, step)
-        if trial is not None:
+        if trial is not None and any(name.startswith("validation/") for name in values):
             trial.follow(curves.points())
 
     result = config.trainer.fit(

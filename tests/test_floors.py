@@ -34,6 +34,7 @@ FLOORS = {
     "resumption": 3,
     "journal": 3,
     "sweep": 3,
+    "search": 3,
     "launcher": 3,
     "timing": 3,
     "bundle": 4,
@@ -67,7 +68,17 @@ WINGS = ("report",)
 OWNERS = {
     "mlflow": {"tracking", "assessments", "traces", "serving"},
     "nicegui": {"rating"},
-    "hydra": {"config", "composition", "launcher", "sweep", "jobs", "evaluate", "__main__"},
+    "optuna": {"search"},
+    "hydra": {
+        "config",
+        "composition",
+        "launcher",
+        "sweep",
+        "search",
+        "jobs",
+        "evaluate",
+        "__main__",
+    },
 }
 """Libraries that only these modules import."""
 

@@ -68,6 +68,9 @@ class Plan:
     state: resumption.State | None = None
     """What the sweep's folder is to say about it; None for a single run."""
 
+    searches: bool = False
+    """Whether the jobs are chosen one after the other, by those before."""
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -101,7 +104,9 @@ class Composer:
 
     def run(self, task: TaskFunction, plan: Plan) -> None:
         """Run a plan's job or jobs; raise what the (first failed) job raised."""
-        sweeper.register()
+        if plan.searches:
+            sweeper.run(self.hydra, self.name, task, plan.overrides)
+            return
         start = self.hydra.run if plan.sweep_dir is None else self.hydra.multirun
         start(config_name=self.name, task_function=task, overrides=list(plan.overrides))
 
@@ -162,7 +167,8 @@ class Composer:
             f"++hydra.job.env_set.{outcomes.VARIABLE}={quote(state.tag)}",
         )
         runs = tuple(job.run for job in jobs)
-        return Plan(runs, sweep_dir, (*overrides, *additions), state)
+        searches = settings.is_search(master.hydra)
+        return Plan(runs, sweep_dir, (*overrides, *additions), state, searches)
 
     def _place(
         self, master: DictConfig, jobs: Sequence[_Job], overrides: Sequence[str]
@@ -302,16 +308,11 @@ class Composer:
             assert isinstance(params, dict)
             lines = [f"{key!s}={value}" for key, value in params.items()] + task
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(lines)
-            if endless := [
-                o for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()
-            ]:
-                raise UserError(
-                    [
-                        f"{str(o.input_line).lstrip('+')}: a grid has no intervals; to search it, add "
-                        "hydra/sweeper=optuna"
-                        for o in endless
-                    ]
-                )
+            endless = [o for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]
+            if endless:
+                written = [str(each.input_line).lstrip("+") for each in endless]
+                advice = "a grid has no intervals; to search it, add hydra/sweeper=optuna"
+                raise UserError([f"{line}: {advice}" for line in written])
             batch = BasicSweeper.split_arguments(parsed, None)[0]
         elif settings.is_search(master.hydra):
             batch = checks.read_space(master, self.loader, self.groups)[0].probes()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
 
-SWEEPER = "hydra_plugins.rag_experiments.OptunaSweeper"
-"""`_target_` of the sweeper: Hydra takes plugins by names that begin like this."""
+SWEEPER = "rag_experiments.search.sweeper.OptunaSweeper"
+"""`_target_` of the sweeper."""
 
 PLACE = "hydra.sweeper"
 
@@ -123,7 +123,7 @@ def read(hydra: DictConfig) -> Search:
     """Return the settings in a composed `hydra` node; raise UserError with all that is wrong."""
     values = OmegaConf.to_container(hydra.sweeper, resolve=True)
     assert isinstance(values, dict)
-    own = {str(name): value for name, value in values.items() if not str(name).startswith("_")}
+    own = {str(name): value for name, value in values.items() if name != "_target_"}
     return config.construct(Search, own, PLACE)
 
 

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,14 +28,9 @@ log = logging.getLogger(__name__)
 class OptunaSweeper(Sweeper):
     """Launches the trials of a study until it has as many as it is to have."""
 
-    __module__ = settings.SWEEPER.rpartition(".")[0]  # Hydra takes no plugin from elsewhere
-
     hydra_context: HydraContext
     config: DictConfig
     launcher: Launcher
-
-    def __init__(self, **_: Any):
-        """Take nothing yet: what Hydra gives is in the configuration as well."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -108,6 +104,15 @@ class OptunaSweeper(Sweeper):
                 study.fail(trial.number, "it was not started; see the log")
 
 
-def register() -> None:
-    """Make the sweeper known to Hydra, which finds by itself only what is installed for it."""
-    Plugins.instance().register(OptunaSweeper)
+def run(hydra: Hydra, config_name: str, task: TaskFunction, overrides: Sequence[str]) -> None:
+    """Run a sweep as `hydra.multirun` does, which makes no sweeper from outside `hydra_plugins`."""
+    config = hydra.compose_config(config_name, list(overrides), run_mode=RunMode.MULTIRUN)
+    callbacks = Callbacks(config)
+    callbacks.on_multirun_start(config=config, config_name=config_name)
+    sweeper = OptunaSweeper()
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
+    sweeper.setup(hydra_context=context, task_function=task, config=config)
+    arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(arguments, list)
+    sweeper.sweep(list(map(str, arguments)))
+    callbacks.on_multirun_end(config=config, config_name=config_name)
