@@ -82,6 +82,7 @@ def run(composer: Composer, plan: Plan) -> int:
     assert plan.state is not None
     folder, tag = plan.sweep_dir, plan.state.tag
     failure: Exception | None = None
+    closing = ""
     finished, total = outcomes.count(folder, plan.state)
     if first and resumption.State.read(folder) is not None:
         print(
@@ -94,7 +95,7 @@ def run(composer: Composer, plan: Plan) -> int:
                 prepare(plan, trackings.values())
                 settle(plan, trackings.values())
             try:
-                composer.run(jobs.run, plan)
+                closing = composer.run(jobs.run, plan)
             except KeyboardInterrupt:
                 finished = outcomes.count(folder, plan.state)[0]
                 print(
@@ -117,6 +118,8 @@ def run(composer: Composer, plan: Plan) -> int:
             print(tracking.comparison(tag))
     except Exception as error:  # all is in the folder
         print(f"no comparison in tracking: {' '.join(str(error).split())}", file=sys.stderr)
+    if closing:
+        print(closing)
     return code
 
 

@@ -102,13 +102,16 @@ class Composer:
         """What was chosen with a checkpoint, or left out of experiments, so far."""
         return list(self.loader.notes)
 
-    def run(self, task: TaskFunction, plan: Plan) -> None:
-        """Run a plan's job or jobs; raise what the (first failed) job raised."""
+    def run(self, task: TaskFunction, plan: Plan) -> str:
+        """Run a plan's job or jobs; raise what the (first failed) job raised.
+
+        Returns what is to be said at the end: what a search found best.
+        """
         if plan.searches:
-            sweeper.run(self.hydra, self.name, task, plan.overrides)
-            return
+            return sweeper.run(self.hydra, self.name, task, plan.overrides)
         start = self.hydra.run if plan.sweep_dir is None else self.hydra.multirun
         start(config_name=self.name, task_function=task, overrides=list(plan.overrides))
+        return ""
 
     def plan(self, overrides: Sequence[str], multirun: bool = False) -> Plan:
         """Return what a command line describes; raise UserError with all its problems."""

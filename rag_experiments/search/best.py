@@ -22,30 +22,31 @@ _COMMAND_LINE = "command-line"
 """What Hydra calls the source of a configuration folder that the user gave."""
 
 
-def conclude(study: Study, loader: ConfigLoader, master: DictConfig) -> None:
-    """Write the best runs of a study as experiments, and print them with the commands that run
-    them."""
+def conclude(study: Study, loader: ConfigLoader, master: DictConfig) -> str:
+    """Write the best runs of a study as experiments, and return them as text, with the commands
+    that run them."""
     counts = ", ".join(f"{count} {name}" for name, count in study.count().items() if count)
     trials = study.best()
     if not trials:
-        print(f"search: {counts or 'no run'}; none has a score, so none is best")
-        return
+        return f"search: {counts or 'no run'}; none has a score, so none is best"
     several = len(study.objectives) > 1
-    print(f"search: {counts}; best{', each in its way' if several else ''}:")
+    place = study.folder / outcomes.EXPERIMENTS
+    place.mkdir(exist_ok=True)
+    for earlier in place.glob(f"{NAME}*.yaml"):  # of the search when it had fewer runs
+        earlier.unlink()
+    said = [f"search: {counts}; best{', each in its way' if several else ''}:"]
     for trial in trials:
         name = f"{NAME}_{trial.number}" if several else NAME
         score = study.describe(trial.number)
         command = _command(study.folder, name, loader)
         text = write_experiment(loader, master.hydra.job.config_name, trial.overrides)
-        place = study.folder / outcomes.EXPERIMENTS
-        place.mkdir(exist_ok=True)
-        head = (
-            f"# @package _global_\n# Run {trial.number} of {study.folder}: {score}.\n# {command}\n"
-        )
+        source = f"Run {trial.number} of {study.folder}: {score}."
+        head = f"# @package _global_\n# {source}\n# {command}\n"
         disk.write_whole(place / f"{name}.yaml", head + text)
         chosen = {key.lstrip("+") for key in study.space.searched}
         lines = [line for line in trial.overrides if line.partition("=")[0].lstrip("+") in chosen]
-        print(f"  run {trial.number}: {score}: {' '.join(lines)}\n    {command}")
+        said.append(f"  run {trial.number}: {score}: {' '.join(lines)}\n    {command}")
+    return "\n".join(said)
 
 
 def _command(folder: Path, name: str, loader: ConfigLoader) -> str:

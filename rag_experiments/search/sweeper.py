@@ -42,9 +42,9 @@ class OptunaSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Run the search that overrides describe, or what is left of it; write and print what was
-        best."""
+    def sweep(self, arguments: list[str]) -> str:
+        """Run the search that overrides describe, or what is left of it; write what was best, and
+        return it as text."""
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -55,7 +55,7 @@ class OptunaSweeper(Sweeper):
         study = Study(search, searched, objectives, folder, outcomes.sweep_tag(self.config.hydra))
         while resumption.stopped(folder) is None and (trials := study.next()):
             self._run(study, trials)
-        best.conclude(study, loader, self.config)
+        return best.conclude(study, loader, self.config)
 
     def _run(self, study: Study, trials: Sequence[Trial]) -> None:
         sound = [trial for trial in trials if self._composes(trial)]
@@ -104,7 +104,7 @@ class OptunaSweeper(Sweeper):
                 study.fail(trial.number, "it was not started; see the log")
 
 
-def run(hydra: Hydra, config_name: str, task: TaskFunction, overrides: Sequence[str]) -> None:
+def run(hydra: Hydra, config_name: str, task: TaskFunction, overrides: Sequence[str]) -> str:
     """Run a sweep as `hydra.multirun` does, which makes no sweeper from outside `hydra_plugins`."""
     config = hydra.compose_config(config_name, list(overrides), run_mode=RunMode.MULTIRUN)
     callbacks = Callbacks(config)
@@ -114,5 +114,6 @@ def run(hydra: Hydra, config_name: str, task: TaskFunction, overrides: Sequence[
     sweeper.setup(hydra_context=context, task_function=task, config=config)
     arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(arguments, list)
-    sweeper.sweep(list(map(str, arguments)))
+    found = sweeper.sweep(list(map(str, arguments)))
     callbacks.on_multirun_end(config=config, config_name=config_name)
+    return found
