@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def conclude(study: Study, loader: ConfigLoader, master: DictConfig) -> str:
     for trial in trials:
         name = f"{NAME}_{trial.number}" if several else NAME
         score = study.describe(trial.number)
-        command = _command(study.folder, name, loader)
-        text = write_experiment(loader, master.hydra.job.config_name, trial.overrides)
+        text, deletions = write_experiment(loader, master.hydra.job.config_name, trial.overrides)
+        command = _command(study.folder, name, deletions, loader)
         source = f"Run {trial.number} of {study.folder}: {score}."
         head = f"# @package _global_\n# {source}\n# {command}\n"
         disk.write_whole(place / f"{name}.yaml", head + text)
@@ -49,8 +49,8 @@ def conclude(study: Study, loader: ConfigLoader, master: DictConfig) -> str:
     return "\n".join(said)
 
 
-def _command(folder: Path, name: str, loader: ConfigLoader) -> str:
-    """Return the command that runs an experiment in a sweep's folder."""
+def _command(folder: Path, name: str, more: Sequence[str], loader: ConfigLoader) -> str:
+    """Return the command that runs an experiment in a sweep's folder, with more overrides."""
     own = [
         source.path.removeprefix("file://")
         for source in loader.get_sources()
@@ -59,11 +59,14 @@ def _command(folder: Path, name: str, loader: ConfigLoader) -> str:
     words = ["--config-dir", str(folder)]
     if own:  # there can be one alone
         words = ["--config-dir", own[0], f"hydra.searchpath=[{folder.absolute()}]"]
-    return shlex.join(["python", "-m", "rag_experiments", *words, f"+experiment={name}"])
+    return shlex.join(["python", "-m", "rag_experiments", *words, f"+experiment={name}", *more])
 
 
-def write_experiment(loader: ConfigLoader, config_name: str, overrides: tuple[str, ...]) -> str:
-    """Return an experiment, as YAML, that composes what overrides compose.
+def write_experiment(
+    loader: ConfigLoader, config_name: str, overrides: tuple[str, ...]
+) -> tuple[str, list[str]]:
+    """Return an experiment, as YAML, that composes what overrides compose, and the overrides that
+    it needs beside: those that delete a key, which no file can.
 
     It needs none of the experiments that are among them: it has the options that they choose and
     all values in which these differ from the options' files.
@@ -88,8 +91,15 @@ def write_experiment(loader: ConfigLoader, config_name: str, overrides: tuple[st
             lines.append(f"{'' if group in known else '+'}{group}={text}")
             defaults.append({f"{'override ' if group in known else ''}/{group}": option})
         plain = compose(lines)
-    values = _difference(_content(wanted), _content(plain))
-    return OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], **values}))
+    for group in _choices(plain).keys() - chosen.keys():
+        # Several of its options are chosen, and Hydra does not say which: their values do.
+        lines.append(f"{group}=[]")
+        defaults.append({f"override /{group}": []})
+        plain = compose(lines)
+    content, base = _content(wanted), _content(plain)
+    values = {"defaults": [*defaults, "_self_"], **_difference(content, base)}
+    deletions = [f"~{key}" for key in _lacking(content, base)]
+    return OmegaConf.to_yaml(OmegaConf.create(values)), deletions
 
 
 def _choices(composed: DictConfig) -> dict[str, Any]:
@@ -110,6 +120,18 @@ def _content(composed: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
+
+
+def _lacking(wanted: Mapping[Any, Any], plain: Mapping[Any, Any], place: str = "") -> list[str]:
+    """Return the keys of a configuration that another lacks."""
+    found = []
+    for key, value in plain.items():
+        other = wanted.get(key)
+        if key not in wanted:
+            found.append(f"{place}{key}")
+        elif isinstance(value, dict) and isinstance(other, dict):
+            found += _lacking(other, value, f"{place}{key}.")
+    return found
 
 
 def _difference(wanted: Mapping[Any, Any], plain: Mapping[Any, Any]) -> dict[Any, Any]:
