@@ -142,7 +142,8 @@ def _difference(wanted: Mapping[Any, Any], plain: Mapping[Any, Any]) -> dict[Any
         if key in plain and other == value:
             continue
         if isinstance(value, dict) and isinstance(other, dict):
-            found[key] = _difference(value, other)
+            if part := _difference(value, other):
+                found[key] = part
         else:
             found[key] = value
     return found

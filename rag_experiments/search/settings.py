@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from rag_experiments import config
+from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import Option, UserError
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class Search(Option):
             return storages.get_storage(self.storage)
         except Exception as error:  # of any database's driver
             raise UserError(
-                f"{PLACE}.storage: {self.storage!r} cannot be opened: {_first_line(error)}"
+                f"{PLACE}.storage: {mask(self.storage)!r} cannot be opened: "
+                f"{mask(_first_line(error))}"
             ) from error
 
 
