@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +23,8 @@ def read_space(
     master: DictConfig, loader: ConfigLoader, groups: Iterable[str] = ()
 ) -> tuple[space.Space, list[str]]:
     """Return what the search of a composed configuration searches, and what is wrong with it."""
-    params = OmegaConf.to_container(master.hydra.sweeper).get("params")
-    task = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    written: Any = OmegaConf.to_container(master.hydra, resolve=False)
+    params, task = written["sweeper"].get("params"), written["overrides"]["task"]
     return space.read(params, task, loader, groups)
 
 
@@ -47,7 +48,7 @@ def check(
             "hydra/sweeper=optuna: several processes of one run (WORLD_SIZE is "
             f"{processes.count()}) cannot share a search; start it without torchrun"
         )
-    if OmegaConf.to_container(master.hydra.sweep)["subdir"] != _SUBFOLDER:
+    if master.hydra.sweep._get_node("subdir")._value() != _SUBFOLDER:
         problems.append("hydra.sweep.subdir: a search numbers its runs; leave it as it is")
     searched, found = read_space(master, loader, groups)
     problems += found
@@ -81,9 +82,8 @@ def _rehearse(search: Search, searched: space.Space, master: DictConfig) -> None
     if problems:
         raise UserError(problems)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        sampler=search.build_sampler(0), directions=[each.direction for each in objectives]
-    )
+    directions: list[Any] = [each.direction for each in objectives]
+    study = optuna.create_study(sampler=search.build_sampler(0), directions=directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -113,15 +113,15 @@ class Objective:
     """A metric of the validation questions that is to become large, or small."""
 
     name: str
-    direction: str
+    direction: Direction
 
 
-def is_search(hydra: DictConfig) -> bool:
+def is_search(hydra: Any) -> bool:
     """Return whether a composed `hydra` node has this sweeper."""
     return hydra.sweeper.get("_target_") == SWEEPER
 
 
-def read(hydra: DictConfig) -> Search:
+def read(hydra: Any) -> Search:
     """Return the settings in a composed `hydra` node; raise UserError with all that is wrong."""
     values = OmegaConf.to_container(hydra.sweeper, resolve=True)
     assert isinstance(values, dict)
@@ -137,7 +137,7 @@ def read_objectives(search: Search, master: DictConfig) -> tuple[Objective, ...]
     metrics = config.build(master.metrics, "metrics", check_paths=False)
     greater = {m.name: getattr(m, "greater_is_better", True) for m in metrics.values()}
     names = search.names or (str(master.task.objective),)
-    directions: Sequence[str] = _tuple(search.direction) or [
+    directions: Sequence[Any] = _tuple(search.direction) or [
         "maximize" if greater.get(name, True) else "minimize" for name in names
     ]
     problems = [

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_experiments.contracts import UserError
 from rag_experiments.search.settings import PLACE, Objective, Search
@@ -57,7 +57,7 @@ class Study:
         if search.storage is None:
             _mend(folder / "study.journal")
         name = search.study_name or tag
-        directions = [objective.direction for objective in objectives]
+        directions: list[Any] = [objective.direction for objective in objectives]
         self.study = optuna.create_study(
             storage=search.open_storage(folder),
             sampler=search.build_sampler(0),
