@@ -218,7 +218,9 @@ def test_best_settings_of_a_users_own_options_name_his_folder(runs, monkeypatch,
     said = capfd.readouterr().out
     (command,) = [line.strip() for line in said.splitlines() if "+experiment=best" in line]
     assert call(monkeypatch, *shlex.split(command)[3:]) == 0
-    assert len(ran()) == 4
+    searched = [json.loads(line)[1] for line in Path("ran.jsonl").read_text().splitlines()]
+    assert len(searched) == 4
+    assert searched[3] in searched[:3]
 
 
 def sample(line: str, count: int) -> list[Any]:
