@@ -14,7 +14,6 @@ from pathlib import Path
 import transformers
 from omegaconf import DictConfig
 
-from rag_experiments.composition.parameters import masked
 from rag_experiments.config import Run
 from rag_experiments.contracts import (
     Example,
@@ -31,6 +30,7 @@ from rag_experiments.contracts import (
 from rag_experiments.evaluation.results import Results, write_rows
 from rag_experiments.evaluation.summary import print_place
 from rag_experiments.evaluation.variation import reword_question
+from rag_experiments.parameters import masked
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.runtime import memory, processes, reproducibility
 from rag_experiments.runtime.timing import Timer

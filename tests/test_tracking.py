@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rag_experiments import upload
-from rag_experiments.composition import parameters
+from rag_experiments import parameters, upload
 from rag_experiments.contracts import UserError
 from rag_experiments.tracking import journal
 from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder, _columns

@@ -32,8 +32,8 @@ from rag_experiments import config
 from rag_experiments.composition import launcher
 from rag_experiments.composition.loader import Loader, is_mapping
 from rag_experiments.composition.overrides import parse, quote, read_choices, read_key
-from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import UserError
+from rag_experiments.parameters import mask
 from rag_experiments.search import checks, settings, sweeper
 from rag_experiments.sweep import outcomes, resumption
 

@@ -25,7 +25,7 @@ def adapt(network: Any, option: Generator, adapted: Path | None) -> PeftModel:
         adapted_network = _adapt(network, option, adapted)
     for module in adapted_network.modules():
         if _is_plain(module):
-            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_forward, module)
     return adapted_network
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import config
-from rag_experiments.composition.parameters import flatten, mask
 from rag_experiments.contracts import Tracking, UserError
+from rag_experiments.parameters import flatten, mask
 from rag_experiments.sweep import outcomes
 from rag_experiments.tracking.mlflow import Mlflow
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rag_experiments.composition.parameters import differing
+from rag_experiments.parameters import differing
 from rag_experiments.report.runs import Row, Run
 
 _NO_SETTING = ("experiment", "seed", "cache_dir", "metrics", "tracking", "test")

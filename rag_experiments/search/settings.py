@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from rag_experiments import config
-from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import Option, UserError
+from rag_experiments.parameters import mask
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rag_experiments.composition.parameters import mask
 from rag_experiments.contracts import UserError
+from rag_experiments.parameters import mask
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import resumption
 

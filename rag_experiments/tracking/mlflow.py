@@ -17,8 +17,8 @@ from urllib.parse import quote, urlsplit
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from rag_experiments.composition.parameters import differing, flatten, mask
 from rag_experiments.contracts import Option, Pruned, UserError
+from rag_experiments.parameters import differing, flatten, mask
 from rag_experiments.tracking.journal import Journal, Kept
 from rag_experiments.tracking.recorder import Recorder
 
