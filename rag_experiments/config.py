@@ -496,10 +496,12 @@ def _encoder_conflicts(retriever: Any, queries: Any) -> list[str]:
             f"model.query_encoder: null, but retriever {_name(retriever)} searches by vector; "
             "choose one with model/query_encoder=..., or retriever=bm25"
         ]
-    hybrid = getattr(retriever, "dense", None)
-    place = "retriever.encoder" if hybrid is None else "retriever.dense.encoder"
-    group = "retriever/encoder" if hybrid is None else f"retriever/encoder@{place}"
-    passages = getattr(retriever if hybrid is None else hybrid, "encoder", None)
+    place = "retriever"
+    for part in ("first", "dense"):  # of an iterative retriever, of a hybrid
+        if getattr(retriever, part, None) is not None:
+            retriever, place = getattr(retriever, part), f"{place}.{part}"
+    passages, place = getattr(retriever, "encoder", None), f"{place}.encoder"
+    group = "retriever/encoder" if place == "retriever.encoder" else f"retriever/encoder@{place}"
     names = ["pooling", "normalize"]
     if getattr(queries, "pooling", None) != "dpr":
         names.append("weights")  # DPR alone has two encoders that were trained for one space

@@ -240,7 +240,11 @@ class Task(Protocol):
 
 
 class Searcher(Protocol):
-    """A knowledge source made searchable: what a retriever builds and loads."""
+    """A knowledge source made searchable: what a retriever builds and loads.
+
+    One that also searches with queries of its own has an attribute `reformulates`, true, and its
+    `search` takes `encode`, which makes their vectors [queries, dimension] from texts.
+    """
 
     def search(
         self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None

@@ -25,6 +25,7 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
+from rag_experiments.retriever.base import find_vectors
 from rag_experiments.runtime.reproducibility import resolve_runtime
 
 if TYPE_CHECKING:
@@ -59,13 +60,23 @@ class RagPipeline:
     # -- retrieval -----------------------------------------------------------------------
 
     def search(
-        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+        self,
+        questions: Sequence[Question],
+        query_vectors: np.ndarray | None = None,
+        top_k: int | None = None,
     ) -> list[list[Hit]]:
-        """Hits of each question, best first; vectors are `[questions, dimension]`."""
-        if query_vectors is None and self.retriever.uses_query_vectors:
-            assert self.model.query_encoder is not None
-            query_vectors = self.model.query_encoder.encode([q.query for q in questions])
-        return self.searcher.search(questions, self.retriever.top_k, query_vectors)
+        """Hits of each question, best first, as many as the retriever gives, or at most `top_k`.
+
+        Vectors are `[questions, dimension]`.
+        """
+        searcher: Any = self.searcher
+        top_k = self.retriever.top_k if top_k is None else top_k
+        if query_vectors is not None or not self.retriever.uses_query_vectors:
+            return searcher.search(questions, top_k, query_vectors)
+        assert self.model.query_encoder is not None
+        encode = self.model.query_encoder.encode
+        more = {"encode": encode} if getattr(searcher, "reformulates", False) else {}
+        return searcher.search(questions, top_k, encode([q.query for q in questions]), **more)
 
     def fit_temperature(
         self,
@@ -108,10 +119,13 @@ class RagPipeline:
         )
 
     def examples(
-        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+        self,
+        questions: Sequence[Question],
+        query_vectors: np.ndarray | None = None,
+        top_k: int | None = None,
     ) -> list[Example]:
-        """Questions with the passages that are retrieved for them and their log p(z|x)."""
-        return self.read_hits(questions, self.search(questions, query_vectors))
+        """Questions with the passages that `search` finds for them and their log p(z|x)."""
+        return self.read_hits(questions, self.search(questions, query_vectors, top_k))
 
     def read_hits(
         self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]
@@ -133,10 +147,7 @@ class RagPipeline:
 
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` of the index, for retrievers that search by vector."""
-        vectors: Any = getattr(self.searcher, "vectors", None)
-        if vectors is None:
-            raise TypeError(f"{type(self.searcher).__name__} holds no vectors")
-        return vectors(passage_ids)
+        return find_vectors(self.searcher, passage_ids)
 
     # -- answers -------------------------------------------------------------------------
 

@@ -260,7 +260,7 @@ def test_nothing_heavy_is_imported_before_a_run(arguments, code):
 def test_help_shows_the_groups_and_cfg_the_configuration():
     shown = python("-m", "rag_experiments", "--help").stdout
     assert "+experiment=bio_qa -m" in shown
-    assert "retriever: bm25, dense, gold, hybrid, lead, none" in shown
+    assert "retriever: bm25, dense, gold, hybrid, iterative, lead, none" in shown
     assert "experiment: bio_papers, bio_qa, bioasq, cochrane_plain, pubmedqa" in shown
     done = python("-m", "rag_experiments", "--cfg", "job", "--package", "retriever")
     assert "_target_: rag_experiments.retriever." in done.stdout

@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.metrics.accuracy import Accuracy
+from rag_experiments.metrics.all_recall import AllRecall
 from rag_experiments.metrics.answer_in_context import AnswerInContext
 from rag_experiments.metrics.answer_length import AnswerLength
 from rag_experiments.metrics.bleu import Bleu
@@ -207,6 +208,9 @@ def test_ranking_metrics_by_hand():
     found = predict(gold=("b", "d", "x"), ids=("a", "b", "c", "d"))
     assert Recall().score(found) == 2 / 3
     assert Recall(k=2).score(found) == 1 / 3
+    assert AllRecall().score(found) == 0
+    assert AllRecall(k=4).score(predict(gold=("b", "d"), ids=("a", "b", "c", "d"))) == 1
+    assert AllRecall(k=3).score(predict(gold=("b", "d"), ids=("a", "b", "c", "d"))) == 0
     assert MRR().score(found) == 1 / 2
     best = 1 / math.log2(2) + 1 / math.log2(3)
     assert NDCG(k=2).score(found) == pytest.approx((1 / math.log2(3)) / best)
@@ -217,7 +221,7 @@ def test_ranking_metrics_by_hand():
     assert NDCG().score(predict(gold=("a", "b", "c"), ids=("a",))) == pytest.approx(1 / best)
 
 
-@pytest.mark.parametrize("metric", [Recall(), Recall(k=1), MRR(), NDCG(), NDCG(k=3)])
+@pytest.mark.parametrize("metric", [Recall(), Recall(k=1), AllRecall(), MRR(), NDCG(), NDCG(k=3)])
 def test_ranking_metrics_without_gold_or_hits(metric):
     assert metric.score(predict(ids=("a",))) is None
     assert metric.score(predict(gold=("a",))) == 0

@@ -23,6 +23,7 @@ from rag_experiments.retriever.encoder import Encoder
 from rag_experiments.retriever.gold import Gold
 from rag_experiments.retriever.hybrid import Hybrid
 from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
+from rag_experiments.retriever.iterative import Iterative
 from rag_experiments.retriever.none import NoRetriever
 from rag_experiments.retriever.reranker import BiEncoder, CrossEncoder
 
@@ -481,6 +482,7 @@ def make_all(folder):
         "hybrid": Hybrid(lexical=BM25(), dense=Dense(encoder=TINY)),
         "cross": BM25(reranker=CrossEncoder(weights=str(folder), max_length=128)),
         "bi": Dense(encoder=TINY, reranker=BiEncoder(weights="random:bert")),
+        "iterative": Iterative(first=BM25()),
         "none": NoRetriever(),
         "gold": Gold(),
     }
@@ -617,7 +619,7 @@ NESTED = [
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        *((name, []) for name in ("bm25", "dense", "hybrid", "none", "gold")),
+        *((name, []) for name in ("bm25", "dense", "hybrid", "iterative", "none", "gold")),
         ("bm25", PARTS[0]),
         *(("dense", parts) for parts in PARTS),
         *(("hybrid", parts) for parts in NESTED),

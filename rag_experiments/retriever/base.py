@@ -13,6 +13,7 @@ from pydantic import Field
 from rag_experiments.contracts import Option, Question, Runtime, Searcher, UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 MANIFEST = "manifest.json"
@@ -66,6 +67,14 @@ class BaseRetriever(Option):
         Built anew, where there is nothing that is worth to be kept.
         """
         return self.build(passages, runtime)
+
+
+def find_vectors(searcher: Searcher, passage_ids: Sequence[str]) -> np.ndarray:
+    """Vectors `[n, dimension]` of n passages, of a searcher that searches by vector."""
+    vectors = getattr(searcher, "vectors", None)
+    if vectors is None:
+        raise TypeError(f"{type(searcher).__name__} holds no vectors")
+    return vectors(passage_ids)
 
 
 def join_title(title: str, text: str, separator: str = " ") -> str:

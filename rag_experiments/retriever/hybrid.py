@@ -10,7 +10,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
-from rag_experiments.retriever.base import check_manifest, fingerprint_passages, write_manifest
+from rag_experiments.retriever.base import (
+    check_manifest,
+    find_vectors,
+    fingerprint_passages,
+    write_manifest,
+)
 from rag_experiments.retriever.bm25 import BM25
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.reranker import RerankedRetriever
@@ -142,6 +147,10 @@ class HybridSearcher:
         lexical = self.lexical.search(questions, depth)
         dense = self.dense.search(questions, depth, query_vectors)
         return [self._fuse(one, other)[:top_k] for one, other in zip(lexical, dense, strict=True)]
+
+    def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
+        """Vectors `[n, dimension]` of n passages, of the dense part."""
+        return find_vectors(self.dense, passage_ids)
 
     def save(self, folder: Path) -> None:
         """Write both parts."""

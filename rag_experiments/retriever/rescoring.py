@@ -13,7 +13,12 @@ from tqdm.auto import tqdm
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher, UserError
 from rag_experiments.encoder import TextEncoder, precision
-from rag_experiments.retriever.base import fingerprint_passages, join_title, write_manifest
+from rag_experiments.retriever.base import (
+    find_vectors,
+    fingerprint_passages,
+    join_title,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -195,6 +200,10 @@ class RescoringSearcher:
         rescored = [[Hit(hit.passage_id, next(scores)) for hit in hits] for hits in found]
         # Stable: equal scores keep the first searcher's order.
         return [sorted(hits, key=lambda hit: -hit.score)[:top_k] for hits in rescored]
+
+    def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
+        """Vectors `[n, dimension]` of n passages, of the first searcher."""
+        return find_vectors(self.first, passage_ids)
 
     def save(self, folder: Path) -> None:
         """Write the first searcher and the rescorer."""
