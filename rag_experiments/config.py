@@ -439,7 +439,14 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
         problems += _test_conflicts(test, task, metrics or {})
     trainer, retriever, model = (rooms.get(name) for name in ("trainer", "retriever", "model"))
     if getattr(trainer, "trains_query_encoder", False):
-        if retriever is not None and not retriever.differentiable:
+        alone = not getattr(trainer, "trains_generator", True)
+        if alone and retriever is not None and not retriever.uses_query_vectors:
+            problems.append(
+                f"trainer: {_name(trainer)} trains the query encoder, which retriever "
+                f"{_name(retriever)} does not search with; legal: a retriever that searches by "
+                "vector (retriever=dense, retriever=hybrid), or trainer=supervised"
+            )
+        if not alone and retriever is not None and not retriever.differentiable:
             problems.append(
                 f"trainer: {_name(trainer)} trains the query encoder through p(z|x), which "
                 f"retriever {_name(retriever)} does not allow; legal: a retriever that searches "
@@ -450,11 +457,13 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"trainer: {_name(trainer)} trains the query encoder, but model {_name(model)} "
                 "has none; choose one with model/query_encoder=..., or trainer=supervised"
             )
-        if model is not None and not getattr(model, "marginalizes", True):
+        weighs = not alone or getattr(trainer, "weighs_passages", False)
+        if weighs and model is not None and not getattr(model, "marginalizes", True):
+            through = "p(z|x,y)" if alone else "the marginal likelihood"
             problems.append(
-                f"trainer: {_name(trainer)} trains through the marginal likelihood, which model "
+                f"trainer: {_name(trainer)} trains through {through}, which model "
                 f"{_name(model)} does not have; legal: model=rag_token, model=rag_sequence, "
-                "or trainer=supervised"
+                f"or trainer={'contrastive' if alone else 'supervised'}"
             )
     if retriever is not None and retriever.uses_query_vectors and model is not None:
         problems += _encoder_conflicts(retriever, getattr(model, "query_encoder", None))

@@ -371,9 +371,15 @@ class Retrieve(Protocol):
     temperature: float
 
     def examples(
-        self, questions: Sequence[Question], query_vectors: np.ndarray | None = None
+        self,
+        questions: Sequence[Question],
+        query_vectors: np.ndarray | None = None,
+        top_k: int | None = None,
     ) -> list[Example]:
-        """Questions with their passages; vectors are `[questions, dimension]`."""
+        """Questions with their passages, as many as the retriever gives, or at most `top_k`.
+
+        Vectors are `[questions, dimension]`.
+        """
         ...
 
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
@@ -384,7 +390,11 @@ class Retrieve(Protocol):
 class Trainer(Protocol):
     """An option of the group `trainer`.
 
-    One that validates while it trains says when in a field `eval_strategy`; "no": never.
+    One that validates while it trains says when in a field `eval_strategy`; "no": never. One that
+    trains the query encoder alone has an attribute `trains_generator`, false: it is validated by
+    the ranks of gold passages, which its field `objective` names a metric of, and says in
+    `weighs_passages` whether it takes p(z|x,y) from the model and in `data_problems(data)` what
+    the data lacks, one line each.
     """
 
     @property

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import transformers
 from omegaconf import DictConfig
@@ -28,6 +29,7 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.evaluation.results import Results, write_rows
+from rag_experiments.evaluation.retrieval import score_retrieval
 from rag_experiments.evaluation.summary import print_place
 from rag_experiments.evaluation.variation import reword_question
 from rag_experiments.parameters import masked
@@ -275,7 +277,8 @@ def training_problems(config: Run, data: PreparedData) -> list[str]:
             "data: the validation split is empty, but the best checkpoint is chosen on it; give "
             "validation questions, or trainer.eval_strategy=no"
         )
-    return problems
+    more = getattr(config.trainer, "data_problems", None)
+    return problems + (more(data) if more is not None else [])
 
 
 def train(
@@ -303,7 +306,13 @@ def train(
         assert train_hits is not None
         examples = pipeline.read_hits(data.train, train_hits)
 
+    trainer: Any = config.trainer
+    ranks_alone = not getattr(trainer, "trains_generator", True)
+    objective = trainer.objective if ranks_alone else config.task.objective
+
     def validate() -> dict[str, float]:
+        if ranks_alone:
+            return score_retrieval(data.validation, pipeline.search(data.validation))
         return score(
             config, pipeline.predict(data.validation, validation_hits, progress="validation")
         )
@@ -322,7 +331,7 @@ def train(
             examples=examples,
             retrieve=pipeline,
             validate=validate if data.validation else None,
-            objective=config.task.objective,
+            objective=objective,
             log=log_point,
             folder=output_dir / resumption.CHECKPOINTS,
             runtime=runtime,
@@ -335,10 +344,13 @@ def train(
             "kept the checkpoint of step %d of %d: validation %s %.3f",
             result.best_step,
             result.steps,
-            config.task.objective,
+            objective,
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
+    if ranks_alone:  # p(z|x) took no part, and its scores are others now
+        named = "validation" if data.validation else "train"
+        pipeline.fit_temperature(getattr(data, named), name=named)
     return result.scores
 
 

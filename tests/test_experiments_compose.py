@@ -27,6 +27,8 @@ COMPANIONS = {
         "data.passages={folder}/passages.jsonl",
     ],
     "trainer=joint": ["retriever=dense"],
+    "trainer=contrastive": ["retriever=dense"],
+    "trainer=distill": ["retriever=dense"],
     "model=fusion": ["model/generator=flan_t5_small"],
     "model/generator=checkpoint": [*CHECKPOINT, "model/query_encoder=checkpoint"],
     "model/query_encoder=checkpoint": [*CHECKPOINT, "model/generator=checkpoint"],

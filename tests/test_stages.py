@@ -64,6 +64,15 @@ RUNS = {
         *("retriever/encoder=tiny", "model/query_encoder=tiny"),
         "retriever.reranker.weights=random:bert",
     ],
+    "iterative": [
+        *("data=bio_qa", "model=rag_token", "retriever=iterative", "trainer=contrastive"),
+        *("retriever@retriever.first=hybrid", "model/query_encoder=tiny"),
+        "retriever/encoder@retriever.first.dense.encoder=tiny",
+    ],
+    "distilled": [
+        *("data=bio_qa", "model=rag_sequence", "retriever=dense", "trainer=distill"),
+        *("retriever/encoder=tiny", "model/query_encoder=tiny"),
+    ],
     "ivf_pq": [
         *("retriever=dense", "retriever/index=ivf_pq", "retriever/reranker=bi_encoder"),
         *("retriever/encoder=tiny", "model/query_encoder=tiny"),
@@ -88,13 +97,14 @@ ANEW = {
     "retriever.temperature": {"untrained"},
     "retriever.encoder": {"embeddings", "index"} | READS_OTHERS,
     "retriever.dense.encoder": {"embeddings", "index"} | READS_OTHERS,
+    "retriever.first.dense.encoder": {"embeddings", "index"} | READS_OTHERS,
     "retriever.index": {"index"} | READS_OTHERS,
     "retriever.index.ef_search": READS_OTHERS,
     "retriever.index.nprobe": READS_OTHERS,
     "retriever.index.refine": READS_OTHERS,
     **{
         f"retriever.{part}{name}": {"index of words"} | READS_OTHERS
-        for part in ("", "lexical.")
+        for part in ("", "lexical.", "first.lexical.")
         for name in ("k1", "b", "method", "stopwords")
     },
     "trainer": set(),
@@ -142,7 +152,8 @@ def keys(run: Run, cache_dir: Path, **runtime_fields: Any) -> dict[str, Any]:
         "retrieval": retrieval.digest,
         "untrained": stages.answers_key(run, runtime, examples).digest,
     }
-    for part in (run.retriever, *(getattr(run.retriever, n, None) for n in ("lexical", "dense"))):
+    whole = getattr(run.retriever, "first", run.retriever)
+    for part in (whole, *(getattr(whole, name, None) for name in ("lexical", "dense"))):
         if isinstance(part, BM25):
             found["index of words"] = part.index_key("passages", cache_dir).digest
         if isinstance(part, Dense):

@@ -180,6 +180,26 @@ class RagModel(nn.Module):
         """p(z|x,y) [b, n]; None where the model does not weigh passages."""
         raise NotImplementedError
 
+    def weigh(
+        self, examples: Sequence[Example], temperature: float = 1.0, progress: str | None = None
+    ) -> list[tuple[float, ...]]:
+        """p(z|x,y) of each example's passages, where y is what training would have answered.
+
+        log p(y_t|x,z,y_<t) is divided by `temperature`. `progress` names the bar (None: no bar).
+        """
+
+        def process(batch: Sequence[Example]) -> list[tuple[float, ...]]:
+            tensors: dict[str, Any] = {
+                name: x.to(self.device) for name, x in self.collate(batch).items()
+            }
+            prior, slots = tensors.pop("log_prior"), tensors["slots"]
+            log_probs = self.token_log_probs(**tensors) / temperature
+            posterior = self.posterior(log_probs, prior, tensors["answer_mask"])
+            assert posterior is not None  # the model weighs passages
+            return [present(own, rows) for own, rows in zip(posterior, slots, strict=True)]
+
+        return self._in_batches(process, examples, TOKENS_AT_ONCE, progress)
+
     # -- answers -------------------------------------------------------------------------
 
     def answer(
@@ -401,7 +421,11 @@ class RagModel(nn.Module):
         """Take over, in place, the weights that `save` wrote."""
         load_weights(self.generator.network, folder / "generator")
         if self.query_encoder is not None and (folder / "query_encoder").is_dir():
-            load_weights(self.query_encoder.network, folder / "query_encoder")
+            self.load_query_encoder(folder / "query_encoder")
+
+    def load_query_encoder(self, folder: Path) -> None:
+        """Take over, in place, the weights that `TextEncoder.save` wrote."""
+        load_weights(self.query_network, folder)
 
 
 class RagTokenModel(RagModel):

@@ -17,6 +17,7 @@ class GradientTrainer(Option):
 
     trains: ClassVar[bool] = True
     trains_query_encoder: ClassVar[bool] = False
+    trains_generator: ClassVar[bool] = True
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """Highest learning rate of AdamW."""

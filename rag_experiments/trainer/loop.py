@@ -72,7 +72,7 @@ class Loop(Trainer):
         return self.training.model.collate(examples)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Answer the validation questions and score the answers."""
+        """Score the model as it is on the validation questions."""
         assert self.training.validate is not None
         # Once for all processes: they must agree on the best checkpoint and on when to stop.
         found = processes.share(self.training.validate() if processes.is_first() else None)
@@ -89,10 +89,18 @@ class Loop(Trainer):
         )
         return scores
 
+    def save_weights(self, folder: Path) -> None:
+        """Write what training changes."""
+        self.training.model.save(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over, in place, what `save_weights` wrote."""
+        self.training.model.load_trained(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        self.training.model.save(folder)
+        self.save_weights(folder)
         window = {"loss": float(self._tr_loss), "since": self._globalstep_last_logged}
         (folder / WINDOW).write_text(json.dumps(window), encoding="utf-8")
 
@@ -102,7 +110,7 @@ class Loop(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.resumed = Path(resume_from_checkpoint)
-        self.training.model.load_trained(self.resumed)
+        self.load_weights(self.resumed)
 
     def restore_window(self) -> None:
         """Take up the mean loss of the next point of the curve where the checkpoint left it."""
@@ -119,12 +127,12 @@ class Loop(Trainer):
         if not control["args"]["should_training_stop"]:
             return False
         self.state = state
-        self.training.model.load_trained(Path(state.best_model_checkpoint or checkpoint))
+        self.load_weights(Path(state.best_model_checkpoint or checkpoint))
         return True
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
-        self.training.model.load_trained(Path(self.state.best_model_checkpoint))
+        self.load_weights(Path(self.state.best_model_checkpoint))
 
 
 class SearchingModel(nn.Module):

@@ -1,0 +1,35 @@
+"""Fine-tuning of the query encoder on what the generator makes of passages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from rag_experiments.trainer.query import QueryTrainer
+
+if TYPE_CHECKING:
+    from rag_experiments.trainer.loop import Loop
+
+
+class Distill(QueryTrainer):
+    """Bring p(z|x) near to p(z|x,y), the share of each passage in the right answer.
+
+    The first `passages` hits of the untrained retriever are weighed once by the generator, which
+    stays as it is, and the query encoder minimizes the KL divergence to these weights (ATLAS,
+    Izacard et al. 2022; REPLUG, Shi et al. 2023). Weighed with equal p(z|x), so that the generator
+    alone judges: with the retriever's own, it would be what trainer=joint maximizes. Needs answers
+    and no gold passages; those serve to choose the best checkpoint.
+    """
+
+    weighs_passages: ClassVar[bool] = True
+
+    passages: Annotated[int, Field(ge=2)] = 8
+    """Passages of a question that are weighed."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """What log-probabilities of the answer are divided by: the larger, the more equal weights."""
+
+    def _loop(self) -> type[Loop]:
+        from rag_experiments.trainer.query_loop import DistillLoop
+
+        return DistillLoop

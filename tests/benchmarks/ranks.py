@@ -1,0 +1,87 @@
+"""Ranks of gold passages that command lines lead to, without a question being answered.
+
+    python tests/benchmarks/ranks.py "retriever=bm25" "retriever=iterative" --with data=bio_qa
+
+Every line after the first is compared with it on the same questions: the difference with its 95%
+bootstrap interval. A line may train the query encoder alone (trainer=contrastive); the best
+checkpoint is chosen on validation questions, as in a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from hydra.core.global_hydra import GlobalHydra
+
+from rag_experiments import experiment
+from rag_experiments.composition.composer import Composer
+from rag_experiments.evaluation.retrieval import METRICS, as_predictions
+from rag_experiments.functional.statistics import bootstrap_mean_interval
+from rag_experiments.pipeline import RagPipeline
+from rag_experiments.runtime import reproducibility
+from rag_experiments.stages import Stages
+from rag_experiments.tracking.recorder import Recorder
+
+FIXED = ["model/generator=tiny_causal", "tracking=none"]
+"""The generator has no part in it, unless it teaches: then it is chosen in the line."""
+
+
+def measure(line: str, splits: list[str]) -> tuple[dict[str, np.ndarray], float]:
+    """Scores [n] of the questions by metric, and seconds."""
+    words = line.split()
+    fixed = [word for word in FIXED if word.partition("=")[0] not in line]
+    if not any(word.startswith("trainer=") for word in words):
+        fixed.append("trainer=frozen")
+    GlobalHydra.instance().clear()
+    (run,) = Composer().plan([*fixed, *words]).jobs
+    start = time.perf_counter()
+    runtime = reproducibility.resolve_runtime(run.cache_dir, run.device, run.precision, run.seed)
+    data = experiment.load_data(run, Stages(run, runtime))
+    experiment.check_data(run, data, runtime)
+    reproducibility.seed_everything(run.seed)
+    by_vector = run.retriever.uses_query_vectors
+    model = run.model.load(run.task, runtime, encode_queries=by_vector)
+    searcher = run.retriever.build(data.passages, runtime)
+    pipeline = RagPipeline(run.task, run.retriever, model, searcher, data.passages)
+    if run.trainer.trains:
+        with tempfile.TemporaryDirectory() as output:
+            recorder = Recorder()
+            experiment.train(run, data, pipeline, (None, None), runtime, recorder, Path(output))
+    questions = [q for split in splits for q in getattr(data, split) if q.passage_ids]
+    found = as_predictions(questions, pipeline.search(questions))
+    scores = {m.name: np.array([m.score(prediction) for prediction in found]) for m in METRICS}
+    return scores, time.perf_counter() - start
+
+
+def show(values: np.ndarray, sign: str = "") -> str:
+    low, high = bootstrap_mean_interval(values, seed=0, resamples=10_000)
+    return f"{values.mean():{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def main() -> None:
+    """Print a line for each command line, and a second one for its difference from the first."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("lines", nargs="+")
+    parser.add_argument("--with", nargs="+", default=[], help="overrides that lines share")
+    parser.add_argument("--splits", nargs="+", default=["test"])
+    arguments = parser.parse_args()
+    shared = " ".join(vars(arguments)["with"])
+    first: dict[str, np.ndarray] | None = None
+    for line in arguments.lines:
+        scores, seconds = measure(f"{line} {shared}", arguments.splits)
+        count = len(next(iter(scores.values())))
+        print(f"{line}: {count} questions, {seconds:.0f} s")
+        print("  " + ", ".join(f"{name} {show(values)}" for name, values in scores.items()))
+        if first is None:
+            first = scores
+        else:
+            gains = {name: values - first[name] for name, values in scores.items()}
+            print("  gain " + ", ".join(f"{n} {show(values, '+')}" for n, values in gains.items()))
+
+
+if __name__ == "__main__":
+    main()
