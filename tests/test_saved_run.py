@@ -156,7 +156,7 @@ def test_a_store_that_fails_costs_the_traces_and_no_more(run, monkeypatch, caplo
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     recorder.log_traces([])
-    assert "no traces of this run: UserError: mlflow.uri: nothing answers at" in caplog.text
+    assert "no traces of this run: UserError: tracking.uri: nothing answers at" in caplog.text
     assert "secret" not in caplog.text
 
 
