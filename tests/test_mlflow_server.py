@@ -154,5 +154,8 @@ def test_jobs_side_by_side_lose_nothing(server, tmp_path):
         table = client.download_artifacts(outcome.run_id, "predictions_trained.json", str(folder))
         rows = (folder / "predictions_trained.jsonl").read_text("utf-8").splitlines()
         assert len(json.loads(Path(table).read_text("utf-8"))["data"]) == len(rows)
-        assert len(client.search_traces([experiment.experiment_id], run_id=outcome.run_id)) == 2
+        assert (
+            len(client.search_traces(locations=[experiment.experiment_id], run_id=outcome.run_id))
+            == 2
+        )
         assert run.outputs.model_outputs
