@@ -216,7 +216,7 @@ class _Builder:
             return _BROKEN
         except OmegaConfBaseException as error:
             raw = parent._get_node(name)._value()
-            self.problems.append(f"{key}: {_show(raw)} cannot be resolved: {_first_line(error)}")
+            self.problems.append(f"{key}: {_show(raw)} cannot be resolved: {first_line(error)}")
             return _BROKEN
         return self.build(value, key)
 
@@ -234,7 +234,7 @@ class _Builder:
         try:
             found = getattr(importlib.import_module(module), name)
         except Exception as error:  # a user's module may raise anything when it is imported
-            reason = _first_line(error) or type(error).__name__
+            reason = first_line(error) or type(error).__name__
             self.problems.append(f"{place}: {_show(target)} cannot be imported: {reason}")
             return None
         if not (inspect.isclass(found) and issubclass(found, Option)):
@@ -263,7 +263,7 @@ class _Builder:
             except Exception as error:
                 if any(value is _BROKEN for value in values.values()):
                     return _BROKEN  # a validator stumbled over a part that is refused already
-                self.problems.append(f"{key or 'configuration'}: {_first_line(error)}")
+                self.problems.append(f"{key or 'configuration'}: {first_line(error)}")
                 return _BROKEN
         if any(value is _BROKEN for value in _leaves(values)):
             return _BROKEN
@@ -561,6 +561,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message that is not blank; empty: there is none."""
     # omegaconf adds lines about its own types (full_key, object_type) after the reason
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -129,34 +129,25 @@ class Composer:
             if group not in self.groups:  # with a plus, Hydra makes it a key with a slash
                 raise HydraException(f"no group {group!r}")
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
-        unknown = _unknown_keys(master.hydra, "hydra", _OPEN)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
             if any(parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
-            found = [
-                *unknown,
-                *launcher.check(master.hydra, sweeps=False),
-                *checks.check(master, self.loader, self.groups, sweeps=False),
-            ]
-            if found:
+            if found := self._hydra_problems(master, sweeps=False):
                 raise UserError([*found, *config.check(single)])
             return Plan((config.load(single),), None, tuple(overrides))
         master.hydra.mode = RunMode.MULTIRUN
         _set_hydra_config(master)
-        jobs, problems = [], self._collect(master)
-        for job in self._jobs(master):
+        searched = self._space(master)
+        jobs, problems = [], _Collected(searched)
+        for job in self._jobs(master, searched):
             try:
                 jobs.append(self._checked(job, master))
                 problems.add(job, ())
             except UserError as error:
                 problems.add(job, error.problems)
-        found = [
-            *unknown,
-            *launcher.check(master.hydra, sweeps=True),
-            *checks.check(master, self.loader, self.groups, sweeps=True),
-        ]
-        if settings.is_search(master.hydra) and not (found or problems.lines):
+        found = self._hydra_problems(master, sweeps=True)
+        if searched is not None and not (found or problems.lines):
             found += checks.check_runs(master, [job.run for job in jobs])
         if found or problems.lines:
             raise UserError([*found, *problems.lines])
@@ -170,8 +161,7 @@ class Composer:
             f"++hydra.job.env_set.{outcomes.VARIABLE}={quote(state.tag)}",
         )
         runs = tuple(job.run for job in jobs)
-        searches = settings.is_search(master.hydra)
-        return Plan(runs, sweep_dir, (*overrides, *additions), state, searches)
+        return Plan(runs, sweep_dir, (*overrides, *additions), state, searched is not None)
 
     def _place(
         self, master: DictConfig, jobs: Sequence[_Job], overrides: Sequence[str]
@@ -251,9 +241,8 @@ class Composer:
                 kept.append(mended)
         problems += self._needless_pluses(kept)
         # Values below an option that is not known cannot be judged.
-        kept = [
-            line for line in kept if not read_key(line).startswith(tuple(f"{d}." for d in dropped))
-        ]
+        below = tuple(f"{key}." for key in dropped)
+        kept = [line for line in kept if not read_key(line).startswith(below)]
         return list(dict.fromkeys([*problems, *self._composition_problems(kept)]))
 
     def _composition_problems(self, kept: list[str]) -> list[str]:
@@ -276,15 +265,12 @@ class Composer:
         """Return what the check finds; raise what Hydra raises."""
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
         sweeps = master.hydra.mode == RunMode.MULTIRUN
-        found = [
-            *_unknown_keys(master.hydra, "hydra", _OPEN),
-            *launcher.check(master.hydra, sweeps),
-            *checks.check(master, self.loader, self.groups, sweeps),
-        ]
+        found = self._hydra_problems(master, sweeps)
         if not sweeps:
             return [*found, *config.check(_without_hydra(master))]
-        problems = self._collect(master)
-        for job in self._jobs(master):
+        searched = self._space(master)
+        problems = _Collected(searched)
+        for job in self._jobs(master, searched):
             composed = self._compose([self._let_through(line) for line in job], RunMode.RUN)
             problems.add(job, config.check(_without_hydra(composed)))
         return [*found, *problems.lines]
@@ -300,8 +286,22 @@ class Composer:
                 return ordered[i], _reason(refusal)
         return None
 
-    def _jobs(self, master: DictConfig) -> list[list[str]]:
-        """Return the overrides of each job of a sweep."""
+    def _hydra_problems(self, master: DictConfig, sweeps: bool) -> list[str]:
+        """Return what is wrong with Hydra's own part of a composed configuration."""
+        return [
+            *_unknown_keys(master.hydra, "hydra", _OPEN),
+            *launcher.check(master.hydra, sweeps),
+            *checks.check(master, self.loader, self.groups, sweeps),
+        ]
+
+    def _space(self, master: DictConfig) -> Space | None:
+        """Return what a sweep searches; None: it is no search."""
+        if not settings.is_search(master.hydra):
+            return None
+        return checks.read_space(master, self.loader, self.groups)[0]
+
+    def _jobs(self, master: DictConfig, searched: Space | None) -> list[list[str]]:
+        """Return the overrides of each job of a sweep, of a search those to check."""
         written = OmegaConf.to_container(master.hydra.overrides, resolve=False)
         assert isinstance(written, dict)
         own, task = written["hydra"], written["task"]
@@ -317,17 +317,11 @@ class Composer:
                 advice = "a grid has no intervals; to search it, add hydra/sweeper=optuna"
                 raise UserError([f"{line}: {advice}" for line in written])
             batch = BasicSweeper.split_arguments(parsed, None)[0]
-        elif settings.is_search(master.hydra):
-            batch = checks.read_space(master, self.loader, self.groups)[0].probes()
+        elif searched is not None:
+            batch = searched.probes()
         else:
             batch = [[line for line in task if not parse(line).is_sweep_override()]]
         return [own + job for job in batch]
-
-    def _collect(self, master: DictConfig) -> _Collected:
-        """Return what the problems of a sweep's jobs are noted in."""
-        if not settings.is_search(master.hydra):
-            return _Collected()
-        return _Collected(checks.read_space(master, self.loader, self.groups)[0])
 
     def _checked(self, overrides: list[str], master: DictConfig) -> _Job:
         composed = self._compose(overrides, RunMode.RUN)
@@ -455,7 +449,7 @@ class Composer:
 class _Collected:
     """Problems of the jobs of a sweep; each is said once, with the jobs that have it."""
 
-    def __init__(self, searched: Space | None = None) -> None:
+    def __init__(self, searched: Space | None) -> None:
         self._searched = searched
         """Of a search: its jobs have no numbers yet."""
         self._jobs: list[list[str]] = []

@@ -104,7 +104,7 @@ class Search(Option):
         except Exception as error:  # of any database's driver
             raise UserError(
                 f"{PLACE}.storage: {mask(self.storage)!r} cannot be opened: "
-                f"{mask(_first_line(error))}"
+                f"{mask(config.first_line(error) or repr(error))}"
             ) from error
 
 
@@ -204,12 +204,10 @@ def _build(settings: Mapping[str, Any], key: str, package: str) -> Any:
     try:
         return kind(**arguments)
     except Exception as error:
-        raise UserError(f"{key}: {name} does not take this: {_first_line(error)}") from error
+        raise UserError(
+            f"{key}: {name} does not take this: {config.first_line(error) or repr(error)}"
+        ) from error
 
 
 def _tuple(value: Any) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
