@@ -5,8 +5,9 @@ import inspect
 
 import pytest
 import torch
+from rag_reference import make_network
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from rag_experiments.model.attention import FAMILIES, GROUPED, group_heads, grouped_attention
@@ -52,15 +53,7 @@ def test_it_takes_the_place_of_eager_alone_and_where_heads_share_keys():
 
 
 def test_a_model_says_the_same_with_it():
-    config = LlamaConfig(
-        vocab_size=16,
-        hidden_size=24,
-        intermediate_size=32,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        num_hidden_layers=2,
-    )
-    network = LlamaForCausalLM(config).eval()
+    network = make_network("llama", width=24, heads=6, std=0.02).float()
     ids = torch.randint(0, 16, (3, 9))
     mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [0] + [1] * 8])
     logits = {}

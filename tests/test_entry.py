@@ -9,9 +9,10 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
+import entry_calls
 import pytest
 
 from rag_experiments import __main__ as entry
@@ -283,19 +284,13 @@ def fake_run(monkeypatch):
         outcomes.Outcome("f1", None, score, overrides=overrides).write(output_dir)
         return score.value
 
-    module = ModuleType("rag_experiments.experiment")
-    module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rag_experiments.experiment", module)
-    monkeypatch.setattr("rag_experiments.experiment", module, raising=False)
+    entry_calls.replace_run(monkeypatch, run)
     return seen
 
 
 def call(monkeypatch, *arguments: str) -> int:
     """Exit code of the entry, called in this process."""
-    monkeypatch.setattr(sys, "argv", ["rag_experiments", *OWN, "tracking=none", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        entry.main()
-    return int(exit_.value.code or 0)
+    return entry_calls.call(monkeypatch, *OWN, "tracking=none", *arguments)
 
 
 def test_a_run_gets_its_configuration_and_folder(fake_run, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from entry_calls import SMALL_SMOKE
 
 from rag_experiments import __main__ as entry
 from rag_experiments.composition import launcher
@@ -19,14 +20,7 @@ from rag_experiments.contracts import UserError
 from rag_experiments.sweep import outcomes
 
 SLURM = Path(__file__).parent / "slurm"
-SMOKE = [
-    "+experiment=smoke",
-    "metrics=question_answering",
-    "task.max_answer_tokens=4",
-    "test={samples: 0, rewordings: false, references: false}",
-    "data.preparation.limit={train: 8, validation: 4, test: 4, passages: 16}",
-    "trainer.max_steps=2",
-]
+SMOKE = [*SMALL_SMOKE, "trainer.max_steps=2"]
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+import rag_reference
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.lora import adapt
@@ -15,17 +15,7 @@ IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 
 
 def make_network():
-    torch.manual_seed(2)
-    config = LlamaConfig(
-        vocab_size=16,
-        hidden_size=24,
-        intermediate_size=32,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        num_hidden_layers=3,
-        attention_bias=True,
-    )
-    return LlamaForCausalLM(config)
+    return rag_reference.make_network("llama", width=24, heads=6, layers=3, attention_bias=True)
 
 
 def change(network):

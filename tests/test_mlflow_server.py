@@ -6,29 +6,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from entry_calls import SMALL_SMOKE
+from servers import answers, free_port, serving, wait_for
 
 from rag_experiments.sweep import outcomes
 from rag_experiments.tracking.mlflow import Mlflow
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
-SMALL = [
-    "+experiment=smoke",
-    "metrics=question_answering",
-    "task.max_answer_tokens=4",
-    "test={samples: 0, rewordings: false, references: false}",
-    "data.preparation.limit={train: 8, validation: 4, test: 4, passages: 16}",
-    "trainer.max_steps=2",
-]
 SEEDS = range(1, 5)
 
 pytestmark = [
@@ -38,39 +29,6 @@ pytestmark = [
         reason="no PostgreSQL (Debian: apt-get install postgresql)",
     ),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen]:
-    """A server in a process group of its own, which is ended with all its workers."""
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):  # it ended by itself: its log says why
-            os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-
-
-def wait_for(answers, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not answers():
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.3)
 
 
 @pytest.fixture
@@ -89,11 +47,11 @@ def database(tmp_path_factory) -> Iterator[str]:
         serve = [PROGRAMS / "postgres", "-D", data, "-p", port, "-k", folder]
         log = tmp_path_factory.mktemp("postgres") / "log"
         command = [*as_user, *serve, "-c", "listen_addresses=127.0.0.1"]
-        with running(list(map(str, command)), folder, log) as process:
+        # Asked with SIGINT it ends at once, with SIGTERM when nobody is connected any more.
+        with serving(list(map(str, command)), log, signal.SIGINT, cwd=folder) as process:
             reach = [PROGRAMS / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-            wait_for(
-                lambda: not subprocess.run(reach, capture_output=True).returncode, process, log
-            )
+            listens = partial(subprocess.run, reach, capture_output=True)
+            wait_for(lambda: not listens().returncode, 120, log.read_text, process)
             yield f"postgresql+psycopg://runs@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(folder)
@@ -106,24 +64,16 @@ def server(database, tmp_path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database]
     command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--workers", "2"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2) as reply:
-                return reply.status == 200
-        except OSError:
-            return False
-
     log = tmp_path / "server.log"
-    with running(command, tmp_path, log) as process:
-        wait_for(answers, process, log)
+    with serving(command, log, signal.SIGINT, cwd=tmp_path) as process:
+        wait_for(lambda: answers(f"{address}/health"), 120, log.read_text, process)
         yield address
 
 
 def test_jobs_side_by_side_lose_nothing(server, tmp_path):
     """Four at once, on a server that has no experiment yet."""
-    line = [sys.executable, "-m", "rag_experiments", "-m", *SMALL, f"tracking.uri={server}"]
-    line += ["seed=" + ",".join(map(str, SEEDS)), "tracking.traces=2"]
+    line = [sys.executable, "-m", "rag_experiments", "-m", *SMALL_SMOKE, f"tracking.uri={server}"]
+    line += ["trainer.max_steps=2", "seed=" + ",".join(map(str, SEEDS)), "tracking.traces=2"]
     done = subprocess.run(
         [*line, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={len(SEEDS)}"],
         cwd=tmp_path,

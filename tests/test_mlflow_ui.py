@@ -6,16 +6,13 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import answers, free_port, serving, wait_for
 
 from rag_experiments.sweep.outcomes import tag
 from rag_experiments.tracking.mlflow import Mlflow
@@ -45,12 +42,6 @@ FLAGS = (
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory, lay_store) -> Path:
     """A folder in which the main command ran a sweep of two runs, and one run outside of it."""
@@ -76,35 +67,10 @@ def server(sweep: Path, tmp_path: Path) -> Iterator[int]:
     }
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{sweep}/outputs/mlflow.db"]
-    with (tmp_path / "server.log").open("w") as log:
-        # A session of its own, because the server starts further processes.
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=sweep, start_new_session=True
-        )
-    try:
-        wait_for(lambda: answers(port), 120, lambda: (tmp_path / "server.log").read_text())
+    log = tmp_path / "server.log"
+    with serving(command, log, env=environment, cwd=sweep):
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120, log.read_text)
         yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def wait_for(condition, seconds: float, evidence) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, evidence()
-        time.sleep(0.5)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_mlflow_ui import CHROMIUM, DRIVER, browser, free_port, wait_for
+from servers import free_port, wait_for
+from test_mlflow_ui import CHROMIUM, DRIVER, browser
 
 from rag_experiments.rating import sheet
 from rag_experiments.rating.ratings import RatingFile

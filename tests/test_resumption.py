@@ -8,9 +8,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import entry_calls
 import pytest
 from filelock import FileLock
 
@@ -55,19 +55,13 @@ class FakeRuns:
 @pytest.fixture
 def runs(monkeypatch) -> FakeRuns:
     found = FakeRuns()
-    module = ModuleType("rag_experiments.experiment")
-    module.run = found  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rag_experiments.experiment", module)
-    monkeypatch.setattr("rag_experiments.experiment", module, raising=False)
+    entry_calls.replace_run(monkeypatch, found)
     return found
 
 
 def call(monkeypatch, *arguments: str) -> int:
     """Exit code of the entry, called in this process."""
-    monkeypatch.setattr(sys, "argv", ["rag_experiments", *LINE, *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        entry.main()
-    return int(exit_.value.code or 0)
+    return entry_calls.call(monkeypatch, *LINE, *arguments)
 
 
 def failing(error: BaseException, times: int = 1) -> Callable[..., None]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from servers import answers, free_port, serving, wait_for
 
 from rag_experiments import __main__ as entry
 from rag_experiments import add_passages, bundle, evaluate, export, weights
@@ -277,7 +275,9 @@ def test_passages_are_added_and_only_they_are_embedded(copy, tmp_path, monkeypat
     before = RagPipeline.load(copy)
     monkeypatch.setattr(TextEncoder, "encode", counted)
     file = write(tmp_path / "new" / "more.jsonl", NEW)
-    assert start(monkeypatch, add_passages.main, "add_passages", str(copy), str(file)) == 0
+    # A cache of its own: in that of the run another test may have left the new vector.
+    line = ["add_passages", str(copy), str(file), "--cache-dir", str(tmp_path / "cache")]
+    assert start(monkeypatch, add_passages.main, *line) == 0
     assert embedded == [1]
     assert f"1 passages added: {len(before.passages) + 1} in" in capsys.readouterr().out
     after = RagPipeline.load(copy)
@@ -422,12 +422,6 @@ def test_new_data_takes_the_place_of_all_that_was_said_of_the_old(run):
 # -- serving -----------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_mlflow_serves_the_saved_model(copy, tmp_path):
     """As the README says, with nothing but the package: no run around the folder."""
@@ -440,16 +434,9 @@ def test_mlflow_serves_the_saved_model(copy, tmp_path):
     environment = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", str(copy), "-p", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 300
-        while not answers(port):
-            alive = process.poll() is None and time.monotonic() < end
-            assert alive, (tmp_path / "log").read_text()
-            time.sleep(0.5)
+    log = tmp_path / "log"
+    with serving(command, log, env=environment) as process:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), 300, log.read_text, process)
         (answer,) = ask(port, {"inputs": ["Which enzyme joins DNA fragments?"]})["predictions"]
         expected = RagPipeline.load(copy).ask("Which enzyme joins DNA fragments?")
         assert answer["answer"] == expected.prediction
@@ -458,18 +445,7 @@ def test_mlflow_serves_the_saved_model(copy, tmp_path):
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(port, {"inputs": [" "]})
         assert refused.value.code == 400
-        assert f"http://127.0.0.1:{port}" in (tmp_path / "log").read_text()  # loopback alone
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+        assert f"http://127.0.0.1:{port}" in log.read_text()  # loopback alone
 
 
 def ask(port: int, content: dict[str, Any]) -> Any:

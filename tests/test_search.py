@@ -13,16 +13,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import optuna
 import pytest
+from entry_calls import SMALL_SMOKE, call, replace_run
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from rag_experiments import __main__ as entry
 from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Pruned, UserError
 from rag_experiments.search import pruning, settings, space
@@ -85,19 +84,8 @@ class FakeRuns:
 @pytest.fixture
 def runs(monkeypatch) -> FakeRuns:
     found = FakeRuns()
-    module = ModuleType("rag_experiments.experiment")
-    module.run = found  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rag_experiments.experiment", module)
-    monkeypatch.setattr("rag_experiments.experiment", module, raising=False)
+    replace_run(monkeypatch, found)
     return found
-
-
-def call(monkeypatch, *arguments: str) -> int:
-    """Exit code of the entry, called in this process."""
-    monkeypatch.setattr(sys, "argv", ["rag_experiments", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        entry.main()
-    return int(exit_.value.code or 0)
 
 
 def search(monkeypatch, *arguments: str, trials: int = 8) -> int:
@@ -749,11 +737,7 @@ def test_several_processes_of_one_run_do_not_search(monkeypatch):
 
 
 SMOKE = [
-    "+experiment=smoke",
-    "metrics=question_answering",
-    "task.max_answer_tokens=4",
-    "test={samples: 0, rewordings: false, references: false}",
-    "data.preparation.limit={train: 8, validation: 4, test: 4, passages: 16}",
+    *SMALL_SMOKE,
     "trainer.max_steps=3",
     "trainer.eval_strategy=steps",
     "trainer.eval_steps=1",
