@@ -32,6 +32,7 @@ FACTS = "pipeline.json"
 PARTS = {
     "config.yaml": "the configuration",
     "passages.parquet": "the passages",
+    "shots.json": "the examples of the prompts",
     "index": "the index",
     "generator": "the generator",
     "query_encoder": "the query encoder",

@@ -465,6 +465,14 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"{_name(model)} does not have; legal: model=rag_token, model=rag_sequence, "
                 f"or trainer={'contrastive' if alone else 'supervised'}"
             )
+    if task is not None:
+        problems += _citation_conflicts(task, model, metrics if isinstance(metrics, dict) else {})
+    distractors = getattr(trainer, "distractors", None)
+    if distractors is not None and retriever is not None and distractors > retriever.top_k:
+        problems.append(
+            f"trainer.distractors: {distractors} is more than the {retriever.top_k} passages that "
+            f"are retrieved; legal: at most {retriever.top_k} (retriever.top_k)"
+        )
     if retriever is not None and retriever.uses_query_vectors and model is not None:
         problems += _encoder_conflicts(retriever, getattr(model, "query_encoder", None))
     return problems
@@ -496,6 +504,24 @@ def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[s
                 "set test.rewordings=true, or leave the metric out"
             )
     return problems
+
+
+def _citation_conflicts(task: Any, model: Any, metrics: Mapping[str, Any]) -> list[str]:
+    """Return where citations are asked for that a model cannot give, or scored and not asked for."""
+    if not getattr(getattr(task, "prompt", None), "cites", False):
+        return [
+            f"metrics.{key}: scores citations, but the prompt asks for none; choose "
+            "task/prompt=cite, or leave the metric out"
+            for key, metric in metrics.items()
+            if "cited" in getattr(metric, "inputs", ())
+        ]
+    if model is None or getattr(model, "one_prompt", True):
+        return []
+    return [
+        "task.prompt.passage: numbers passages, so that answers cite them, but model "
+        f"{_name(model)} reads each in a prompt of its own; legal: model=concat, or a passage "
+        "without {number}"
+    ]
 
 
 def _encoder_conflicts(retriever: Any, queries: Any) -> list[str]:

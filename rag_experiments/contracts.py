@@ -69,6 +69,16 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Shot:
+    """A training question with its answer, as the prompt of another question shows it."""
+
+    question: str
+    answer: str
+    passage: Passage | None = None
+    """Its gold passage, where the prompt shows that as well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A question with its accepted answers and, where they are known, its gold passages.
 
@@ -92,6 +102,8 @@ class Question:
     document is read through its passages; a document without it stands whole in the prompt."""
     without: str = ""
     """Id of the document whose passages may not be retrieved; empty: all may."""
+    shots: tuple[Shot, ...] = ()
+    """Training questions that its prompt shows, the last next to it."""
 
     @property
     def query(self) -> str:
@@ -130,6 +142,8 @@ class Answer:
     """p(z|x, y) of each passage, given this answer (empty: the model does not define it)."""
     label_scores: dict[str, float] = field(default_factory=dict)
     """Probability of each label, where the task has labels."""
+    cited: tuple[str, ...] = ()
+    """Ids of the passages that the text cites; empty ones where no passage has the number."""
     cut: bool = False
     """Whether it reached the longest answer allowed without coming to an end."""
 
@@ -158,6 +172,8 @@ class Prediction:
     gold_passage_ids: tuple[str, ...] = ()
     label_scores: dict[str, float] = field(default_factory=dict)
     """Probability of each label, for tasks that have labels."""
+    cited: tuple[str, ...] = ()
+    """Ids of the passages that were cited; an empty one where no passage has the number."""
     cut: bool = False
     """Whether the prediction runs to the end of a generated text that came to no end itself."""
     samples: tuple[str, ...] = ()
@@ -222,12 +238,21 @@ class Task(Protocol):
         """System message for chat models; empty for none."""
         ...
 
-    def render(self, question: Question, passages: Sequence[Passage]) -> str:
-        """Prompt of a question and the passages shown with it (none: closed book)."""
+    def render(self, question: Question, passages: Sequence[Passage], seed: int = 0) -> str:
+        """Prompt of a question and the passages shown with it (none: closed book).
+
+        `seed` is that of passages in random order.
+        """
         ...
 
-    def target(self, question: Question) -> str:
-        """Text that a model is trained to answer with."""
+    def target(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
+        """Text that a model is trained to answer the prompt of these passages with."""
+        ...
+
+    def cited(
+        self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0
+    ) -> tuple[str, ...]:
+        """Ids of the passages that a text, generated from their prompt, cites."""
         ...
 
     def parse(self, text: str) -> str:
@@ -382,6 +407,10 @@ class Retrieve(Protocol):
         """
         ...
 
+    def passage(self, passage_id: str) -> Passage:
+        """A passage of the knowledge source."""
+        ...
+
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` that the index holds."""
         ...
@@ -393,8 +422,8 @@ class Trainer(Protocol):
     One that validates while it trains says when in a field `eval_strategy`; "no": never. One that
     trains the query encoder alone has an attribute `trains_generator`, false: it is validated by
     the ranks of gold passages, which its field `objective` names a metric of, and says in
-    `weighs_passages` whether it takes p(z|x,y) from the model and in `data_problems(data)` what
-    the data lacks, one line each.
+    `weighs_passages` whether it takes p(z|x,y) from the model. One that asks more of the data says
+    in `data_problems(data)` what the data lacks, one line each.
     """
 
     @property

@@ -101,7 +101,7 @@ class Parent:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 row: dict[str, Any] = json.loads(line)
-                lists = {name: tuple(row[name]) for name in ("answers", "passage_ids")}
+                lists = {n: tuple(row.get(n, ())) for n in ("answers", "passage_ids", "shots")}
                 found.append(Question(**{**row, **lists}))
         return tuple(found)
 
@@ -178,6 +178,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
     """
     import transformers
 
+    from rag_experiments import bundle
     from rag_experiments.evaluation.diagnosis import write_json
     from rag_experiments.evaluation.results import Results
     from rag_experiments.evaluation.summary import print_place
@@ -185,6 +186,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
     from rag_experiments.pipeline import RagPipeline
     from rag_experiments.runtime import reproducibility
     from rag_experiments.runtime.timing import Timer
+    from rag_experiments.shots import Shots
     from rag_experiments.stages import Stages
 
     transformers.utils.logging.disable_progress_bar()
@@ -207,7 +209,8 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
             trained_on = parent.training_questions() if trains else ()
             data = load_data(settings, Stages(settings, runtime))
             data = replace(data, train=_with_same_passages(trained_on, parent, data))
-            check_data(settings, data, runtime, training=False)
+            shots = Shots.load(bundle.locate(parent.folder), settings.task)
+            check_data(settings, data, runtime, shots, training=False)
             results = Results(settings, data, current.output_dir, recorder, timer)
             results.describe_data()
         with timer.stage("retrieval"):

@@ -38,6 +38,7 @@ from rag_experiments.runtime import memory, processes, reproducibility
 from rag_experiments.runtime.timing import Timer
 from rag_experiments.search import pruning
 from rag_experiments.serving import make_servable
+from rag_experiments.shots import Shots
 from rag_experiments.stages import Stages
 from rag_experiments.sweep import outcomes, resumption
 from rag_experiments.tracking.curves import Curves
@@ -123,7 +124,8 @@ def _run(
 
     with stage("data"), processes.first_before_others():
         data = load_data(config, stages)
-        check_data(config, data, runtime)
+        shots = Shots.gather(config.task, data, config.seed)
+        check_data(config, data, runtime, shots)
         results = Results(config, data, output_dir, recorder, timer)
         results.describe_data(write=processes.is_first())
 
@@ -133,7 +135,9 @@ def _run(
         model = config.model.load(
             config.task, runtime, encode_queries=config.retriever.uses_query_vectors
         )
-        pipeline = RagPipeline(config.task, config.retriever, model, searcher, data.passages)
+        pipeline = RagPipeline(
+            config.task, config.retriever, model, searcher, data.passages, shots=shots
+        )
         search = partial(stages.search, pipeline)
         validation_hits = search(data.validation) if data.validation else None
         test_hits = search(data.test) if processes.is_first() else []
@@ -216,10 +220,18 @@ def load_data(config: Run, stages: Stages) -> PreparedData:
     return replace(data, test=getattr(data, config.test.split))
 
 
-def check_data(config: Run, data: PreparedData, runtime: Runtime, *, training: bool = True) -> None:
+def check_data(
+    config: Run,
+    data: PreparedData,
+    runtime: Runtime,
+    shots: Shots | None = None,
+    *,
+    training: bool = True,
+) -> None:
     """Check what can only be known once the data is read; raise UserError with all of it.
 
-    Without `training`, what is asked of the test questions alone.
+    `shots` are the training questions that prompts show. Without `training`, what is asked of
+    the test questions alone.
     """
     problems = training_problems(config, data) if training else []
     if not data.test:
@@ -233,11 +245,12 @@ def check_data(config: Run, data: PreparedData, runtime: Runtime, *, training: b
     questions = (*data.train, *data.validation, *data.test) if training else data.test
     problems += find_foreign_records(config.task, questions) or config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
+    problems += shots.problems() if shots is not None else []
     if not problems:
         if config.test.rewordings:  # they are longer
             questions += tuple(q for own in map(reword_question, data.test) for q in own)
         problems = config.model.question_problems(
-            questions,
+            questions if shots is None else shots.add(questions),
             config.task,
             config.retriever.top_k,
             runtime,
@@ -301,7 +314,8 @@ def train(
         write_rows(output_dir / TRAINING_QUESTIONS, rows)
     train_hits, validation_hits = hits
     if config.trainer.trains_query_encoder:
-        examples, validation_hits = [Example(question) for question in data.train], None
+        questions = pipeline.add_shots(data.train)
+        examples, validation_hits = [Example(question) for question in questions], None
     else:
         assert train_hits is not None
         examples = pipeline.read_hits(data.train, train_hits)

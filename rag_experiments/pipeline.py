@@ -27,6 +27,7 @@ from rag_experiments.contracts import (
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
 from rag_experiments.retriever.base import find_vectors
 from rag_experiments.runtime.reproducibility import resolve_runtime
+from rag_experiments.shots import Shots
 
 if TYPE_CHECKING:
     from rag_experiments.model.rag_model import RagModel
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 class RagPipeline:
     """Questions in, answers with their passages out.
 
-    `temperature` is that of p(z|x) = softmax(scores / temperature).
+    `temperature` is that of p(z|x) = softmax(scores / temperature); `shots` are the training
+    questions that prompts show (None: they show none).
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RagPipeline:
         searcher: Searcher,
         passages: Dataset,
         temperature: float = 1.0,
+        shots: Shots | None = None,
     ):
         self.task = task
         self.retriever = retriever
@@ -55,6 +58,7 @@ class RagPipeline:
         self.searcher = searcher
         self.passages = passages
         self.temperature = retriever.temperature or temperature
+        self.shots = shots
         self._rows = {passage_id: row for row, passage_id in enumerate(passages["id"])}
 
     # -- retrieval -----------------------------------------------------------------------
@@ -137,8 +141,12 @@ class RagPipeline:
                 tuple(self.passage(hit.passage_id) for hit in found),
                 tuple(softmax_log_prior([hit.score for hit in found], self.temperature).tolist()),
             )
-            for question, found in zip(questions, hits, strict=True)
+            for question, found in zip(self.add_shots(questions), hits, strict=True)
         ]
+
+    def add_shots(self, questions: Sequence[Question]) -> Sequence[Question]:
+        """Questions with the training questions that their prompts show."""
+        return questions if self.shots is None else self.shots.add(questions)
 
     def passage(self, passage_id: str) -> Passage:
         position = self._rows[passage_id]
@@ -189,6 +197,7 @@ class RagPipeline:
                 words=question.words,
                 gold_passage_ids=question.passage_ids,
                 label_scores=answer.label_scores,
+                cited=answer.cited,
                 # A later line that was cut is no part of an answer in the first.
                 cut=answer.cut and answer.text.rstrip().endswith(self.task.parse(answer.text)),
             )
@@ -199,6 +208,7 @@ class RagPipeline:
 
     def prompts(self, question: Question, passage_ids: Sequence[str]) -> tuple[str, ...]:
         """What the generator reads to answer a question from passages, one text for each prompt."""
+        (question,) = self.add_shots([question])
         split = self.model.option.split(tuple(map(self.passage, passage_ids)))
         return tuple(self.model.prompts.show(question, passages) for passages in split)
 
@@ -218,7 +228,8 @@ class RagPipeline:
 
     def save(self, folder: Path, raw: DictConfig, cache_dir: Path) -> None:
         """Write what answers questions: trained weights (adapters alone, where there are some),
-        tokenizers, index, passages and the configuration, and fingerprints of them all.
+        tokenizers, index, passages, the training questions that prompts show and the
+        configuration, and fingerprints of them all.
 
         Pretrained weights stay where they are, named by a hash. Nothing in the folder refers to
         another place of this machine, except where the configuration itself does.
@@ -227,6 +238,8 @@ class RagPipeline:
         self.model.save(folder)
         self.searcher.save(folder / "index")
         self.passages.to_parquet(folder / "passages.parquet")
+        if self.shots is not None:
+            self.shots.save(folder)
         options = {"model": self.model.option, "retriever": self.retriever}
         names = bundle.base_weights(options, folder)
         bundle.write_config(folder, raw, names, cache_dir)
@@ -279,7 +292,8 @@ class RagPipeline:
         else:
             searcher = retriever.build(passages, runtime)
         network = model.load(task, runtime, encode_queries=by_vector, folder=folder)
-        return cls(task, retriever, network, searcher, passages, facts["temperature"])
+        shots = Shots.load(folder, task)
+        return cls(task, retriever, network, searcher, passages, facts["temperature"], shots)
 
 
 def _show(passage: Passage) -> str:

@@ -117,7 +117,8 @@ def data_key(config: Run, runtime: Runtime) -> Key | None:
         return None
     contents = {str(file): weights.hash_file(file) for file in files}
     parts = describe(config.data, "data", runtime.cache_dir) | libraries("datasets", "tokenizers")
-    return make_key("data", DATA, {**parts, "files": contents, **_code("data")})
+    drawn = {"seed": runtime.seed} if getattr(config.data, "draws", False) else {}
+    return make_key("data", DATA, {**parts, **drawn, "files": contents, **_code("data")})
 
 
 def retrieval_key(
@@ -145,6 +146,8 @@ def answers_key(config: Run, runtime: Runtime, examples: str) -> Key:
     """Key of the pretrained model's answers to examples with a given fingerprint."""
     generator = getattr(config.model, "generator", None)
     decoding = getattr(config.model, "decoding", None)
+    order = getattr(getattr(config.task, "prompt", None), "order", None)
+    draws = getattr(decoding, "do_sample", True) or order == "shuffled"
     return make_key(
         "untrained",
         UNTRAINED,
@@ -152,7 +155,7 @@ def answers_key(config: Run, runtime: Runtime, examples: str) -> Key:
             **describe(config.task, "task", runtime.cache_dir, NOT_OF_ANSWERS),
             **describe(config.model, "model", runtime.cache_dir, NOT_OF_ANSWERS),
             "has adapters": getattr(generator, "adapter", None) is not None,
-            "seed": runtime.seed if getattr(decoding, "do_sample", True) else None,
+            "seed": runtime.seed if draws else None,
             "examples": examples,
             **_numerics(runtime),
             **libraries("peft", "tokenizers"),

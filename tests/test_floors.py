@@ -27,6 +27,7 @@ FLOORS = {
     "tracking": 3,
     "bundle": 4,
     "pipeline": 4,
+    "shots": 4,
     "stages": 4,
     "serving": 4,
     "evaluation": 4,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rag_experiments.contracts import Passage, Question, Task, UserError
+from rag_experiments.contracts import Example, Passage, Question, Task, UserError
 from rag_experiments.model.generator import Generator
 
 if TYPE_CHECKING:
@@ -24,19 +24,21 @@ SHORTEST_PASSAGE = 16
 class PromptEncoder:
     """Writes prompts for one task and one tokenizer.
 
-    `cut` counts the prompts whose passages had to be cut so far.
+    `seed` is that of passages in random order; `cut` counts the prompts whose passages had to be
+    cut so far.
     """
 
-    def __init__(self, tokenizer: Any, option: Generator, task: Task):
+    def __init__(self, tokenizer: Any, option: Generator, task: Task, seed: int = 0):
         self.tokenizer = tokenizer
         self.option = option
         self.task = task
+        self.seed = seed
         self.chat = option.chat and bool(tokenizer.chat_template)
         self.cut = 0
 
     def write(self, question: Question, passages: Sequence[Passage]) -> str:
         """A prompt as the model was taught to read it: in its chat template, if it has one."""
-        prompt, system = self.task.render(question, passages), self.task.system
+        prompt, system = self.task.render(question, passages, self.seed), self.task.system
         if not self.chat:
             return f"{system}\n\n{prompt}" if system else prompt
         messages = [{"role": "system", "content": system}] if system else []
@@ -67,6 +69,14 @@ class PromptEncoder:
         if len(ids) > self.option.max_prompt_tokens:
             ids = self._cut(question, passages, self.option.max_prompt_tokens)
         return self.tokenizer.decode(ids)
+
+    def target(self, example: Example) -> str:
+        """What a model is trained to answer to an example."""
+        return self.task.target(example.question, example.passages, self.seed)
+
+    def cited(self, text: str, example: Example) -> tuple[str, ...]:
+        """Ids of the passages that an answer to an example cites."""
+        return self.task.cited(text, example.question, example.passages, self.seed)
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of an answer, its end token included."""
@@ -125,6 +135,9 @@ class PromptEncoder:
                 f"takes {tokens} tokens before any passage and {kept[worst]} are kept for "
                 "passages; "
             )
+            if question.shots:
+                count = len(question.shots)
+                reason += f"show fewer than {count} examples (task.prompt.examples), or "
         records = "documents" if question.document else "questions"
         return [
             f"model.generator.max_prompt_tokens: {limit} is too small for {len(long)} of "
@@ -138,7 +151,7 @@ class PromptEncoder:
         than an answer may get are counted in the log.
         """
         labels, limit = self.task.labels, self.task.max_answer_tokens
-        texts = labels or [self.task.target(question) for question in questions]
+        texts = labels or [self.target(_with_gold(question)) for question in questions]
         lengths = [len(self.encode_answer(text)) for text in dict.fromkeys(texts)]
         # No limit: labels are scored whole, and nothing is generated.
         answer = max([*lengths, limit or 0])
@@ -252,6 +265,11 @@ class LongestPassages:
     def of(self, question: Question) -> list[Passage]:
         """The passages for one question."""
         return self.documents.get(question.within, []) if question.within else self.examples
+
+
+def _with_gold(question: Question) -> Example:
+    """The question with all its gold passages, so that its target cites one where it may."""
+    return Example(question, tuple(Passage(name, "", "") for name in question.passage_ids))
 
 
 def _change(passage: Passage, field: str, value: str) -> Passage:

@@ -100,10 +100,7 @@ class RagModel(nn.Module):
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Tensors of a batch: prompts, targets, slots and log prior."""
         batch = self.collate_prompts(examples)
-        targets = [
-            self.prompts.encode_answer(self.prompts.task.target(example.question))
-            for example in examples
-        ]
+        targets = [self.prompts.encode_answer(self.prompts.target(example)) for example in examples]
         batch["answer_ids"], batch["answer_mask"] = self.generator.pad_answers(targets)
         return batch
 
@@ -310,6 +307,7 @@ class RagModel(nn.Module):
             Answer(
                 text,
                 () if posterior is None else present(posterior[i], slots[i]),
+                cited=self.prompts.cited(text, examples[i]),
                 cut=not ended[i] and ids.shape[1] >= limit,
             )
             for i, text in enumerate(self.prompts.decode(ids))
@@ -672,7 +670,7 @@ def load_rag_model(
         encoder = option.query_encoder.load(runtime, trained)
     if task.labels and option.decoding != type(option.decoding)():
         log.warning("model.decoding has no effect: the likeliest of the task's labels is taken")
-    prompts = PromptEncoder(generator.tokenizer, option.generator, task)
+    prompts = PromptEncoder(generator.tokenizer, option.generator, task, runtime.seed)
     model = kind(option, generator, encoder, prompts)
     model.query_encoder_changed = trained is not None
     return model

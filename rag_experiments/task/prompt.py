@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from rag_experiments.contracts import Option, Passage
+from rag_experiments.contracts import Option, Passage, Shot
 
 # Quotes inside the braces mean that they are the user's own, e.g. of a JSON example.
 _PLACEHOLDER = re.compile(r"\{([^{}\n\"']*)\}")
+
+_CITATION = re.compile(r"\s*\[(\d+)\]")
+
+_BETWEEN_EXAMPLES = "\n\n"
 
 Names = Mapping[str, tuple[str, ...]]
 """Placeholders by field."""
@@ -60,12 +66,14 @@ class Prompt(Templates):
         "template": ("context", "question"),
         "passage": ("text",),
         "closed_book": ("question",),
+        "example": ("question", "answer"),
     }
     optional: ClassVar[Names] = {
         "system": ("labels",),
         "template": ("labels",),
-        "passage": ("title",),
+        "passage": ("title", "number"),
         "closed_book": ("labels",),
+        "example": ("context",),
     }
 
     template: str
@@ -78,13 +86,29 @@ class Prompt(Templates):
     passage: str = "{text}"
     """How one passage is written: {text} and, where wanted, {title}. Where a passage has no
     title, a line that has {title} without {text} is left out; on a line with both, what joins
-    the title to the text goes with it: "- {title}: {text}" becomes "- {text}"."""
+    the title to the text goes with it: "- {title}: {text}" becomes "- {text}".
+
+    {number} counts the passages of a prompt as they stand, from 1, and asks for a citation: the
+    target ends with the number of a gold passage where one is shown ("Taq polymerase [2]"), and
+    numbers in brackets are taken off an answer before it is scored."""
 
     separator: Annotated[str, Field(min_length=1)] = "\n"
     """What stands between two passages."""
 
-    order: Literal["best_first", "best_last"] = "best_first"
-    """Order of the passages in {context}; the best last is next to the question."""
+    order: Literal["best_first", "best_last", "shuffled"] = "best_first"
+    """Order of the passages in {context}; the best last is next to the question, and shuffled ones
+    follow the run's seed and the question (Liu et al. 2024, https://arxiv.org/abs/2307.03172)."""
+
+    examples: Annotated[int, Field(ge=0)] = 0
+    """Training questions with their answers that are shown before the question, never itself."""
+
+    choice: Literal["drawn", "nearest"] = "drawn"
+    """Which they are: the same for all questions, drawn with the run's seed, or those most like
+    the question by BM25, the nearest last (Liu et al. 2022, https://arxiv.org/abs/2101.06804)."""
+
+    example: str = "Question: {question}\nAnswer: {answer}"
+    """How one of them is written: {question}, {answer} and, where wanted, its gold passage as
+    {context}; then questions without a gold passage are not shown."""
 
     system: str = ""
     """System message for chat models; empty for none. May have {labels}."""
@@ -97,24 +121,71 @@ class Prompt(Templates):
             for text in (self.system, self.template, self.closed_book)
         )
 
+    @property
+    def cites(self) -> bool:
+        """Whether passages are numbered and answers cite them."""
+        return "number" in find_placeholders(self.passage)
+
+    @property
+    def shows_gold(self) -> bool:
+        """Whether examples are shown with their gold passages."""
+        return "context" in find_placeholders(self.example)
+
     def render(
-        self, question: str, passages: Sequence[Passage] = (), labels: Sequence[str] = ()
+        self,
+        question: str,
+        passages: Sequence[Passage] = (),
+        labels: Sequence[str] = (),
+        shots: Sequence[Shot] = (),
+        seed: int = 0,
     ) -> str:
         """Return the prompt of a question; `passages` are best first (none: closed book)."""
         values = {"question": question, "labels": join_labels(labels)}
-        if not passages:
-            return fill(self.closed_book, values)
-        ordered = passages if self.order == "best_first" else passages[::-1]
-        values["context"] = self.separator.join(self.render_passage(p) for p in ordered)
-        return fill(self.template, values)
+        template = self.closed_book
+        if passages:
+            ordered = self.arrange(question, passages, seed)
+            values["context"] = self.separator.join(
+                self.render_passage(passage, number) for number, passage in enumerate(ordered, 1)
+            )
+            template = self.template
+        shown = map(self.render_shot, shots)
+        return _BETWEEN_EXAMPLES.join([*shown, fill(template, values)])
 
-    def render_passage(self, passage: Passage) -> str:
+    def arrange(self, question: str, passages: Sequence[Passage], seed: int) -> list[Passage]:
+        """Return passages, best first, in the order in which the prompt has them."""
+        ordered = list(passages)
+        if self.order == "best_last":
+            ordered.reverse()
+        elif self.order == "shuffled":
+            random.Random(f"{seed}:{question}").shuffle(ordered)
+        return ordered
+
+    def render_passage(self, passage: Passage, number: int = 1) -> str:
         """Return one passage as it stands in {context}."""
-        return fill_passage(self.passage, passage)
+        return fill_passage(self.passage, passage, {"number": str(number)})
+
+    def render_shot(self, shot: Shot) -> str:
+        """Return one example."""
+        values = {"question": shot.question, "answer": shot.answer}
+        if self.shows_gold and shot.passage is not None:
+            values["context"] = self.render_passage(shot.passage)
+            if self.cites:
+                values["answer"] = add_citation(shot.answer, 1)
+        return fill(self.example, values)
 
     def render_system(self, labels: Sequence[str] = ()) -> str:
         """Return the system message."""
         return fill(self.system, {"labels": join_labels(labels)})
+
+
+def add_citation(answer: str, number: int) -> str:
+    """Return an answer that cites the passage of a number: "Taq polymerase [2]"."""
+    return f"{answer} [{number}]"
+
+
+def part_citations(text: str) -> tuple[str, list[int]]:
+    """Return an answer without its citations, and their numbers."""
+    return _CITATION.sub("", text).strip(), [int(number) for number in _CITATION.findall(text)]
 
 
 def join_labels(labels: Sequence[str]) -> str:
@@ -134,9 +205,15 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
 
 
-def fill_passage(template: str, passage: Passage) -> str:
-    """Return a passage as a template writes it; `Prompt.passage` says what becomes of {title}."""
+def fill_passage(
+    template: str, passage: Passage, others: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return a passage as a template writes it; `Prompt.passage` says what becomes of {title}.
+
+    `others` are values of further placeholders.
+    """
     values = {name: getattr(passage, name).strip() for name in ("title", "text", "summary")}
+    values |= others
     return fill(template if values["title"] else _without_title(template), values)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rag_experiments.contracts import Option, Passage, Question
-from rag_experiments.task.prompt import Prompt
+from rag_experiments.task.prompt import Prompt, add_citation, part_citations
 
 
 class QuestionAnswering(Option):
@@ -41,17 +41,41 @@ class QuestionAnswering(Option):
         """System message for chat models; empty for none."""
         return self.prompt.render_system()
 
-    def render(self, question: Question, passages: Sequence[Passage] = ()) -> str:
+    def render(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
         """Return the prompt of a question and its passages (none: closed book)."""
-        return self.prompt.render(question.question, passages)
+        return self.prompt.render(question.question, passages, shots=question.shots, seed=seed)
 
-    def target(self, question: Question) -> str:
-        """Return the first accepted answer."""
-        return question.answers[0]
+    def target(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
+        """Return the first accepted answer, with a citation where the prompt asks for one.
+
+        Of several gold passages in the prompt, the one that stands first is cited.
+        """
+        answer = question.answers[0]
+        if self.prompt.cites:
+            ordered = self.prompt.arrange(question.question, passages, seed)
+            for number, passage in enumerate(ordered, 1):
+                if passage.id in question.passage_ids:
+                    return add_citation(answer, number)
+        return answer
 
     def parse(self, text: str) -> str:
-        """Return the first line of a generated text that is not empty."""
-        return next((line.strip() for line in text.splitlines() if line.strip()), "")
+        """Return the first line of a generated text that is not empty, without citations."""
+        line = _first_line(text)
+        return part_citations(line)[0] if self.prompt.cites else line
+
+    def cited(
+        self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0
+    ) -> tuple[str, ...]:
+        """Return the ids of the passages that the answer cites, each once.
+
+        An empty one stands for all numbers that no passage has.
+        """
+        if not self.prompt.cites:
+            return ()
+        ordered = self.prompt.arrange(question.question, passages, seed)
+        known = {number: passage.id for number, passage in enumerate(ordered, 1)}
+        _, numbers = part_citations(_first_line(text))
+        return tuple(dict.fromkeys(known.get(number, "") for number in numbers))
 
     def data_problems(self, questions: Sequence[Question]) -> list[str]:
         """Say which questions cannot be trained on or scored: those without an answer."""
@@ -62,3 +86,7 @@ class QuestionAnswering(Option):
             f"answers: {len(ids)} of {len(questions)} questions have no answer "
             f"(first: {ids[0]!r}); each needs at least one"
         ]
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

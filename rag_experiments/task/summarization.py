@@ -33,17 +33,23 @@ class Summarization(Option):
         """System message for chat models; empty for none."""
         return self.prompt.system
 
-    def render(self, question: Question, passages: Sequence[Passage] = ()) -> str:
+    def render(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
         """Return the prompt of a document and what was retrieved for it."""
         return self.prompt.render(question, passages)
 
-    def target(self, question: Question) -> str:
+    def target(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
         """Return the first reference summary."""
         return question.answers[0]
 
     def parse(self, text: str) -> str:
         """Return the whole text on one line: a summary may have several."""
         return " ".join(text.split())
+
+    def cited(
+        self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0
+    ) -> tuple[str, ...]:
+        """Return none: summaries cite nothing."""
+        return ()
 
     def data_problems(self, questions: Sequence[Question]) -> list[str]:
         """Say which documents cannot be trained on or scored, or lack what the prompt names."""

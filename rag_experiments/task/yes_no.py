@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rag_experiments.contracts import Option, Passage, Question
 from rag_experiments.functional.text import normalize_answer
@@ -70,11 +70,20 @@ class YesNo(Option):
         """System message for chat models; empty for none."""
         return self.prompt.render_system(self.labels)
 
-    def render(self, question: Question, passages: Sequence[Passage] = ()) -> str:
-        """Return the prompt of a question and its passages (none: closed book)."""
-        return self.prompt.render(question.question, passages, self.labels)
+    @model_validator(mode="after")
+    def _prompt_fits(self) -> YesNo:
+        if self.prompt.cites:
+            raise ValueError(
+                "prompt: has {number}, which asks for citations, but the task yes_no scores its "
+                "labels alone; remove {number} or choose task=question_answering"
+            )
+        return self
 
-    def target(self, question: Question) -> str:
+    def render(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
+        """Return the prompt of a question and its passages (none: closed book)."""
+        return self.prompt.render(question.question, passages, self.labels, question.shots, seed)
+
+    def target(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
         """Return the label of the first accepted answer.
 
         An answer that is none of the labels is an error; `data_problems` finds it beforehand.
@@ -93,6 +102,12 @@ class YesNo(Option):
             if words[: len(expected)] == expected:
                 return label
         return ""
+
+    def cited(
+        self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0
+    ) -> tuple[str, ...]:
+        """Return none: labels are chosen, and nothing is cited."""
+        return ()
 
     def data_problems(self, questions: Sequence[Question]) -> list[str]:
         """Say which answers are none of the labels, one line for each such answer."""
