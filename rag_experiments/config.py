@@ -507,7 +507,7 @@ def _test_conflicts(test: Test, task: Any, metrics: Mapping[str, Any]) -> list[s
 
 
 def _citation_conflicts(task: Any, model: Any, metrics: Mapping[str, Any]) -> list[str]:
-    """Return where citations are asked for that a model cannot give, or scored and not asked for."""
+    """Return where citations are asked of a model that gives none, or scored unasked."""
     if not getattr(getattr(task, "prompt", None), "cites", False):
         return [
             f"metrics.{key}: scores citations, but the prompt asks for none; choose "

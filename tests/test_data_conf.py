@@ -13,7 +13,9 @@ from rag_experiments.data.documents import DocumentColumns
 from rag_experiments.data.source import Source
 
 ROOT = Path(__file__).parent.parent
-OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+OPTIONS = sorted(
+    path.stem for path in (ROOT / "conf" / "data").glob("*.yaml") if path.stem != "mixture"
+)
 NEEDED = {"folder": ["path=x"], "hub": ["dataset=a/b"]}
 
 

@@ -29,6 +29,7 @@ COMPANIONS = {
     "trainer=joint": ["retriever=dense"],
     "trainer=contrastive": ["retriever=dense"],
     "trainer=distill": ["retriever=dense"],
+    "task/prompt=cite": ["model=concat"],
     "model=fusion": ["model/generator=flan_t5_small"],
     "model/generator=checkpoint": [*CHECKPOINT, "model/query_encoder=checkpoint"],
     "model/query_encoder=checkpoint": [*CHECKPOINT, "model/generator=checkpoint"],
@@ -109,6 +110,7 @@ def test_every_metric_fits_a_task_and_composes_with_its_set(task, folder, compos
     lines = [f"task={task}", "data=folder", f"data.path={folder}", line]
     if task == "question_answering":
         lines += ["test.samples=2", "test.rewordings=true"]
+        lines += ["task/prompt=cite", "model=concat"]
     run = composer.plan(lines).jobs[0]
     assert chosen - {"text_quality"} <= set(run.metrics)
 
@@ -121,6 +123,46 @@ def test_every_experiment_composes_and_is_sound(name, composer):
 
 def test_the_defaults_are_sound(composer):
     assert len(composer.plan([]).jobs) == 1
+
+
+def test_what_prompts_show_and_training_among_distractors_are_swept(composer):
+    lines = [
+        *("task/prompt=brief,instruct", "task.prompt.order=best_first,best_last,shuffled"),
+        *("task.prompt.examples=0,2", "task.prompt.choice=drawn,nearest"),
+        *("model=concat", "trainer=supervised,raft"),
+    ]
+    jobs = composer.plan(lines, multirun=True).jobs
+    assert len(jobs) == 2 * 3 * 2 * 2 * 2
+    prompts = {(j.task.prompt.order, j.task.prompt.examples, j.task.prompt.choice) for j in jobs}
+    assert len(prompts) == 3 * 2 * 2
+
+
+def test_shares_of_a_mixture_are_swept(composer, folder):
+    lines = [
+        *("data=mixture", "+data@data.parts.b=folder", f"data.parts.b.path={folder}"),
+        "data.shares={b: 0.25},{b: 1.0}",
+    ]
+    jobs = composer.plan(lines, multirun=True).jobs
+    assert [job.data.shares for job in jobs] == [{"b": 0.25}, {"b": 1.0}]
+    assert {*jobs[0].data.parts} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["task/prompt=cite", "model=rag_token"], "legal: model=concat"),
+        (
+            ["metrics=[question_answering,citation_share]", "model=concat"],
+            "metrics.citation_share: scores citations, but the prompt asks for none",
+        ),
+        (["trainer=raft", "retriever.top_k=2", "trainer.distractors=3"], "legal: at most 2"),
+        (["data=mixture", "data.shares={c: 0.5}"], "data.shares: 'c' is no part"),
+    ],
+    ids=["cite", "metric", "distractors", "shares"],
+)
+def test_what_does_not_go_together_is_refused(composer, lines, message):
+    with pytest.raises(UserError, match=message):
+        composer.plan(lines)
 
 
 def test_the_main_experiment_is_four_runs_that_differ_in_model_and_retriever(composer):

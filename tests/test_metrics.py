@@ -20,6 +20,8 @@ from rag_experiments.metrics.all_recall import AllRecall
 from rag_experiments.metrics.answer_in_context import AnswerInContext
 from rag_experiments.metrics.answer_length import AnswerLength
 from rag_experiments.metrics.bleu import Bleu
+from rag_experiments.metrics.citation_precision import CitationPrecision
+from rag_experiments.metrics.citation_share import CitationShare
 from rag_experiments.metrics.consistency import SampleConsistency
 from rag_experiments.metrics.distinct import Distinct
 from rag_experiments.metrics.exact_match import ExactMatch
@@ -246,6 +248,21 @@ def test_distinct_by_hand():
     assert Distinct(n=2).aggregate(corpus) == 2 / 2
     assert Distinct(n=1).statistic(corpus[:3])(np.array([0, 0, 2])) == 2 / 5
     assert math.isnan(Distinct(n=2).aggregate(corpus[2:]))
+
+
+def test_citations_by_hand():
+    def cite(*cited, gold=("p1", "p2"), passages=("p1", "p3")):
+        return Prediction(
+            "q", "?", "a", ("a",), passage_ids=passages, gold_passage_ids=gold, cited=cited
+        )
+
+    predictions = [cite("p1"), cite("p1", "p3"), cite("p3"), cite(""), cite(), cite(passages=())]
+    precision, share = CitationPrecision(), CitationShare()
+    assert [precision.score(p) for p in predictions] == [1, 1 / 2, 0, 0, None, None]
+    assert [share.score(p) for p in predictions] == [1, 1, 1, 0, 0, None]
+    assert precision.aggregate(predictions) == (1 + 1 / 2 + 0 + 0) / 4
+    assert share.aggregate(predictions) == 3 / 5
+    assert precision.score(cite("p1", gold=())) is None
 
 
 def test_repetition_grounded_and_length_by_hand():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_experiments.contracts import Passage, Question, Runtime, UserError
+from rag_experiments.contracts import Example, Passage, Question, Runtime, Shot, UserError
 from rag_experiments.model.generator import Generator
 from rag_experiments.model.language_model import load_tokenizer
 from rag_experiments.model.prompt_encoder import SHORTEST_PASSAGE, PromptEncoder
@@ -169,3 +169,44 @@ def test_answers_are_tokenized_once_and_end(cache):
     assert plain.tokenizer.decode(plain.encode_answer("yes")) == " yes</s>"
     assert chat.tokenizer.decode(chat.encode_answer("yes")) == "yes</s>"
     assert plain.tokenizer.bos_token_id not in plain.encode_answer("yes")
+
+
+SHOTS = (Shot("Who reads the genome?", "the polymerase"), Shot("Where is it?", "in the nucleus"))
+
+
+def test_examples_count_into_the_length_and_are_never_cut(cache):
+    encoder = make_encoder(cache, limit=10_000)
+    plain, asked = ask("why?"), Question("id", "why?", shots=SHOTS)
+    long = [passage("DNA", "It is long. " * 200)]
+    shown = "Question: Who reads the genome?\nAnswer: the polymerase\n\n"
+    lengths = [len(encoder.encode([(q, [passage("", "")])])[0]) for q in (plain, asked)]
+    assert lengths[1] > lengths[0] + 10
+    room = lengths[1] + SHORTEST_PASSAGE
+    fits = make_encoder(cache, limit=room)
+    assert fits.problems([asked], 1) == []
+    text = read(fits, fits.encode([(asked, long)])[0])
+    assert shown in text
+    assert "why?" in text
+    assert fits.cut == 1
+    small = make_encoder(cache, limit=room - 1)
+    assert small.problems([plain], 1) == []
+    (line,) = small.problems([asked], 1)
+    assert "show fewer than 2 examples (task.prompt.examples)" in line
+    assert line.endswith(f"set it to at least {room}")
+
+
+def test_the_seed_of_the_encoder_shuffles_and_targets_follow(cache):
+    fields = TASK.prompt.model_dump() | {"order": "shuffled", "passage": "[{number}] {text}"}
+    task = QuestionAnswering(prompt=Prompt(**fields))
+    passages = tuple(Passage(name, "", f"text of {name}.") for name in "abc")
+    example = Example(Question("id", "why?", ("so",), ("c",)), passages)
+    targets = set()
+    for seed in range(8):
+        encoder = make_encoder(cache, task=task)
+        encoder.seed = seed
+        written = encoder.write(example.question, passages)
+        targets.add(encoder.target(example))
+        number = encoder.target(example).removeprefix("so ")
+        assert f"{number} text of c." in written
+        assert encoder.cited(f"so {number}", example) == ("c",)
+    assert len(targets) == 3

@@ -39,6 +39,10 @@ RUNS = {
         *("data=folder", "data.path=data", "model=concat", "retriever=hybrid", "task=yes_no"),
         *("model/query_encoder=tiny", "retriever/encoder@retriever.dense.encoder=tiny"),
     ],
+    "mixture": [
+        *("data=mixture", "+data@data.parts.b=folder", "data.parts.b.path=data"),
+        *("retriever=bm25", "model=concat", "task/prompt=cite", "trainer=raft"),
+    ],
     "bm25": [
         *("data=files", "data.train=data/train.jsonl", "data.passages=data/passages.jsonl"),
         *("retriever=bm25", "model=rag_sequence", "trainer=frozen"),
@@ -115,7 +119,7 @@ ANEW = {
     "seed": set(),
 }
 UNUSED = {"none": {"model.query_encoder"}, "bm25": {"model.query_encoder"}}
-UNUSED["hub"] = UNUSED["papers"] = UNUSED["documents"] = UNUSED["bm25"]
+UNUSED["mixture"] = UNUSED["hub"] = UNUSED["papers"] = UNUSED["documents"] = UNUSED["bm25"]
 """Settings of parts that a run does not use: they make nothing anew."""
 
 
@@ -283,6 +287,24 @@ def test_the_seed_counts_where_answers_are_drawn(runs, tmp_path):
     drawn = run.model_copy(update={"model": model})
     before, after = (keys(each, tmp_path) for each in (drawn, drawn.model_copy(update={"seed": 5})))
     assert {stage for stage in before if before[stage] != after[stage]} == {"untrained"}
+
+
+def test_the_seed_counts_where_passages_are_shuffled(runs, tmp_path):
+    run = runs["dense"]
+    prompt = run.task.prompt.model_copy(update={"order": "shuffled"})
+    task = run.task.model_copy(update={"prompt": prompt})
+    shuffled = run.model_copy(update={"task": task})
+    before, after = (keys(r, tmp_path) for r in (shuffled, shuffled.model_copy(update={"seed": 5})))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"untrained"}
+
+
+def test_the_seed_counts_where_training_questions_are_drawn(runs, tmp_path):
+    run = runs["mixture"]
+    for share, anew in ((1.0, set()), (0.5, {"data"})):
+        data = run.data.model_copy(update={"shares": {"b": share}})
+        own = run.model_copy(update={"data": data})
+        before, after = (keys(r, tmp_path) for r in (own, own.model_copy(update={"seed": 5})))
+        assert {stage for stage in before if before[stage] != after[stage]} == anew
 
 
 @pytest.mark.parametrize(

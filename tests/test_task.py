@@ -43,6 +43,77 @@ def test_renders_passages_in_order_and_closed_book():
     assert prompt().render("Which?") == "Q: Which?"
 
 
+THREE = tuple(Passage(name, "", name) for name in ("p1", "p2", "p3"))
+
+
+def test_shuffled_passages_follow_the_seed_and_the_question():
+    option = prompt(
+        order="shuffled", passage="{text}", separator=" ", template="{context} {question}"
+    )
+    found = {
+        question: [option.render(question, THREE, seed=seed) for seed in range(30)]
+        for question in ("Why?", "Who?")
+    }
+    assert found["Why?"] == [option.render("Why?", THREE, seed=seed) for seed in range(30)]
+    for question, rendered in found.items():
+        orders = {text.removesuffix(f" {question}") for text in rendered}
+        assert len(orders) == 6
+        assert all(sorted(order.split()) == ["p1", "p2", "p3"] for order in orders)
+    assert [t[:8] for t in found["Why?"]] != [t[:8] for t in found["Who?"]]
+
+
+CITING = {"passage": "[{number}] {text}", "separator": " ", "template": "{context} {question}"}
+
+
+@pytest.mark.parametrize(
+    ("order", "gold", "rendered", "target"),
+    [
+        ("best_first", ("p2",), "[1] p1 [2] p2 [3] p3 Why?", "so [2]"),
+        ("best_last", ("p3",), "[1] p3 [2] p2 [3] p1 Why?", "so [1]"),
+        ("best_last", ("p1", "p2"), "[1] p3 [2] p2 [3] p1 Why?", "so [2]"),
+        ("best_first", ("p9",), "[1] p1 [2] p2 [3] p3 Why?", "so"),
+    ],
+)
+def test_the_target_cites_a_gold_passage_that_stands_in_the_prompt(order, gold, rendered, target):
+    task = QuestionAnswering(prompt=prompt(order=order, **CITING))
+    question = Question("1", "Why?", ("so",), gold)
+    assert task.render(question, THREE) == rendered
+    assert task.target(question, THREE) == target
+    assert task.target(question) == "so"
+    plain = QuestionAnswering(prompt=prompt(order=order))
+    assert plain.target(question, THREE) == "so"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "cited"),
+    [
+        ("Taq [2]", "Taq", ("p2",)),
+        ("\nTaq[2] [3].\nMore [1]", "Taq.", ("p2", "p3")),
+        ("[1] Taq [1]", "Taq", ("p1",)),
+        ("Taq [4] [9]", "Taq", ("",)),
+        ("Taq [Thermus]", "Taq [Thermus]", ()),
+        ("Taq", "Taq", ()),
+        ("", "", ()),
+    ],
+)
+def test_citations_are_taken_off_an_answer(text, answer, cited):
+    task = QuestionAnswering(prompt=prompt(**CITING))
+    assert task.parse(text) == answer
+    assert task.cited(text, ask("Why?"), THREE) == cited
+    plain = QuestionAnswering(prompt=prompt())
+    assert plain.cited(text, ask("Why?"), THREE) == ()
+    assert plain.parse("Taq [2]") == "Taq [2]"
+
+
+def test_citations_of_shuffled_passages_are_read_as_they_were_written():
+    task = QuestionAnswering(prompt=prompt(order="shuffled", **CITING))
+    question = Question("1", "Why?", ("so",), ("p3",))
+    for seed in range(8):
+        target = task.target(question, THREE, seed)
+        assert f"{target.removeprefix('so ')} p3" in task.render(question, THREE, seed)
+        assert task.cited(target, question, THREE, seed) == ("p3",)
+
+
 @pytest.mark.parametrize(
     ("template", "with_title", "without"),
     [
@@ -207,6 +278,10 @@ def test_every_prompt_composes_with_its_task(task, name):
         if task == "yes_no":
             overrides.append("task.labels=[yes,no,maybe]")
         config = compose(overrides=overrides)
+    if task == "yes_no" and name == "cite":
+        with pytest.raises(Exception, match="asks for citations"):
+            instantiate(config.task, _convert_="all")
+        return
     if task == "question_answering" and name == "label":
         with pytest.raises(Exception, match="no labels"):
             instantiate(config.task, _convert_="all")

@@ -28,7 +28,7 @@ class Mixture(Option):
     parts: Annotated[dict[str, Any], Field(min_length=1)]
     """Options of the group data, each under a name of its own."""
 
-    shares: dict[str, Share] = {}
+    shares: dict[str, Share] = Field(default_factory=dict)
     """Share of a part's training questions that is trained on, from 0 (its passages alone) to 1;
     parts without one are taken whole. Which questions they are follows the run's seed, and a
     larger share contains the smaller one."""
