@@ -301,7 +301,7 @@ def test_every_option_composes_and_fits_a_task():
     assert options["question_answering"]["f1"].name == "f1"  # the objective is among them
     assert options["yes_no"]["accuracy"].name == "accuracy"
     assert options["summarization"]["rougeL"].name == "rougeL"
-    assert len({type(m) for made in options.values() for m in made.values()}) == 23
+    assert len({type(m) for made in options.values() for m in made.values()}) == 25
 
 
 def test_metrics_are_chosen_and_added_on_the_command_line():
@@ -353,7 +353,7 @@ def test_metrics_as_evaluate_metrics_combine_offline(monkeypatch):
     corpus = sentences(12)
     texts = [p.prediction for p in corpus]
     of_answers = [m for m in singles if m.inputs[1] == "answers" and m.inputs[0] == "prediction"]
-    of_text = [m for m in singles if m.inputs[1] is None]
+    of_text = [m for m in singles if m.inputs == ("prediction", None)]
     assert len(of_answers) == 13
     assert len(of_text) == 7
     loaded = [metric.load() for metric in of_answers + of_text]

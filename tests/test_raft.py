@@ -70,9 +70,11 @@ def test_the_seed_decides_on_the_order_and_on_who_has_gold():
 
 def test_unknown_gold_passages_are_named_beforehand():
     known, unknown = Question("q1", "Why?", ("so",), ("g",)), Question("q2", "Who?", ("I",))
-    assert Raft().data_problems([known]) == []
-    (line,) = Raft().data_problems([known, unknown])
-    assert line.startswith("gold_share: 0.8, but 1 of 2 training questions have no known gold")
+    assert Raft().data_problems(SimpleNamespace(train=(known,))) == []
+    (line,) = Raft().data_problems(SimpleNamespace(train=(known, unknown)))
+    assert line.startswith(
+        "trainer.gold_share: 0.8, but 1 of 2 training questions have no known gold"
+    )
     assert "'q2'" in line
 
 

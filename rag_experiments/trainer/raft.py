@@ -11,7 +11,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rag_experiments.contracts import Example, Passage, PreparedData, Retrieve, Training, TrainingResult
+from rag_experiments.contracts import (
+    Example,
+    Passage,
+    PreparedData,
+    Retrieve,
+    Training,
+    TrainingResult,
+)
 from rag_experiments.trainer.gradient import GradientTrainer
 
 log = logging.getLogger(__name__)
