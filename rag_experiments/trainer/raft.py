@@ -47,8 +47,8 @@ class Raft(GradientTrainer):
         if not without:
             return []
         return [
-            f"trainer.gold_share: {self.gold_share:g}, but {len(without)} of {len(data.train)} training "
-            f"questions have no known gold passage (first: {without[0]!r}); give passage_ids, or "
+            f"trainer.gold_share: {self.gold_share:g}, but {len(without)} of {len(data.train)} "
+            f"training questions have no known gold passage (first: {without[0]!r}); give passage_ids, or "
             "choose trainer=supervised"
         ]
 
