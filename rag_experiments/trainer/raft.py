@@ -48,8 +48,8 @@ class Raft(GradientTrainer):
             return []
         return [
             f"trainer.gold_share: {self.gold_share:g}, but {len(without)} of {len(data.train)} "
-            f"training questions have no known gold passage (first: {without[0]!r}); give passage_ids, or "
-            "choose trainer=supervised"
+            f"training questions have no known gold passage (first: {without[0]!r}); give "
+            "passage_ids, or choose trainer=supervised"
         ]
 
     def fit(self, training: Training) -> TrainingResult:
