@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 
-from rag_experiments.contracts import Passage, PreparedData, Question, Shot
+from rag_experiments.contracts import Hit, Passage, PreparedData, Question, Shot
 from rag_experiments.data.splits import place_id
+from rag_experiments.pipeline import RagPipeline
 from rag_experiments.shots import FILE, Shots
 from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
@@ -131,3 +133,15 @@ def test_drawn_examples_leave_other_training_questions_out_of_a_saved_run(tmp_pa
     many = [Question(f"t{i}", f"Question {i}?", (f"{i}",)) for i in range(50)]
     Shots.gather(task(examples=1), data(many), 1).save(tmp_path)
     assert (tmp_path / FILE).read_text().count("Question ") == 3
+
+
+def test_every_question_that_a_pipeline_reads_has_its_examples():
+    option = task(examples=1)
+    shots = Shots.gather(option, data(), 1)
+    pipeline = RagPipeline(
+        option, SimpleNamespace(top_k=1, temperature=1.0), None, None, PASSAGES, shots=shots
+    )
+    hits = [[Hit("p1", 1.0)], []]
+    examples = pipeline.read_hits([TEST, TRAIN[0]], hits)
+    assert [e.question for e in examples] == shots.add([TEST, TRAIN[0]])
+    assert all(len(example.question.shots) == 1 for example in examples)
