@@ -17,6 +17,7 @@ from entry_calls import SMALL_SMOKE
 from servers import answers, free_port, serving, wait_for
 
 from rag_experiments.sweep import outcomes
+from rag_experiments.tracking.assessments import search_traces, use_store
 from rag_experiments.tracking.mlflow import Mlflow
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
@@ -83,6 +84,8 @@ def test_jobs_side_by_side_lose_nothing(server, tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    logs = "".join(log.read_text("utf-8") for log in tmp_path.rglob("*.log"))
+    assert "no traces" not in logs + done.stderr, logs[-20000:]
     (swept,) = tmp_path.glob("outputs/sweeps/smoke/*")
     found = outcomes.read(swept)
     assert len(found) == len(SEEDS)
@@ -104,8 +107,7 @@ def test_jobs_side_by_side_lose_nothing(server, tmp_path):
         table = client.download_artifacts(outcome.run_id, "predictions_trained.json", str(folder))
         rows = (folder / "predictions_trained.jsonl").read_text("utf-8").splitlines()
         assert len(json.loads(Path(table).read_text("utf-8"))["data"]) == len(rows)
-        assert (
-            len(client.search_traces(locations=[experiment.experiment_id], run_id=outcome.run_id))
-            == 2
-        )
+        with use_store(server):  # spans may be among the artifacts
+            traces = search_traces(server, experiment.experiment_id, outcome.run_id, True)
+            assert [len(trace.data.spans) for trace in traces] == [3, 3]
         assert run.outputs.model_outputs

@@ -18,7 +18,7 @@ from servers import answers, free_port, serving, wait_for
 
 from rag_experiments import __main__ as entry
 from rag_experiments import add_passages, bundle, evaluate, export, weights
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import Prediction, UserError
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.rag_token import RagToken
 from rag_experiments.pipeline import RagPipeline
@@ -144,6 +144,32 @@ def test_ratings_find_the_traces(run):
         )
     (read,) = TracedRun.find(store, run).read()
     assert (read.question_id, read.rater, read.name, read.value) == (ids[0], "ben", "fluency", 5)
+
+
+def test_a_trace_that_lost_a_span_is_written_again(run, monkeypatch):
+    from mlflow.tracing.client import TracingClient
+
+    from rag_experiments.tracking.assessments import search_traces, use_store
+    from rag_experiments.tracking.traces import SPANS, Traced, log_traces
+
+    store = Mlflow()
+    found, write, lost = tracked(run).info, TracingClient.log_spans, []
+    new = store._client().create_run(found.experiment_id).info.run_id
+
+    def lose_one(self, location, spans):
+        if spans[0].name == "retrieve" and not lost:
+            lost.append(spans)
+            raise OSError("the server is gone")
+        return write(self, location, spans)
+
+    monkeypatch.setattr(TracingClient, "log_spans", lose_one)
+    prediction = Prediction("q", "Which?", "this", ("that",))
+    answered = Traced(prediction, ("a prompt",), {"f1": 0.0}, {"bin": "reading failure"})
+    log_traces(store.address, found.experiment_id, new, [answered])
+    assert lost
+    with use_store(store.address):
+        (trace,) = search_traces(store.address, found.experiment_id, new, include_spans=True)
+    assert {span.name for span in trace.data.spans} == SPANS
 
 
 def test_a_store_that_fails_costs_the_traces_and_no_more(run, monkeypatch, caplog):

@@ -116,26 +116,33 @@ class TracedRun:
         MlflowClient(tracking_uri=self.uri).log_batch(self.run_id, metrics=entities)
 
     def _search(self, experiment: str) -> dict[str, Trace]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=self.uri)
         found: dict[str, Trace] = {}
-        token = None
-        while True:
-            page = client.search_traces(
-                locations=[experiment],
-                run_id=self.run_id,
-                include_spans=False,
-                max_results=500,
-                page_token=token,
-            )
-            for trace in page:  # the newest first
-                question = trace.info.tags.get(QUESTION, trace.info.trace_metadata.get(QUESTION))
-                if question is not None:
-                    found.setdefault(question, trace)
-            token = page.token
-            if not token:
-                return found
+        for trace in search_traces(self.uri, experiment, self.run_id):
+            question = trace.info.tags.get(QUESTION, trace.info.trace_metadata.get(QUESTION))
+            if question is not None:
+                found.setdefault(question, trace)
+        return found
+
+
+def search_traces(
+    uri: str, experiment: str, run_id: str, include_spans: bool = False
+) -> Iterator[Trace]:
+    """Yield the traces of a run, the newest first; with spans, those whose spans can be read."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    token = None
+    while True:
+        page = client.search_traces(
+            locations=[experiment],
+            run_id=run_id,
+            include_spans=include_spans,
+            max_results=500,
+            page_token=token,
+        )
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _valid(trace: Trace) -> list[Assessment]:

@@ -347,7 +347,7 @@ class Mlflow(Option):
         folder = database.parent if database else Path("outputs").absolute()
         return (folder / "mlartifacts").as_uri()
 
-    def _require_answer(self) -> None:
+    def _require_answer(self, seconds: float = 10) -> None:
         # MLflow itself tries a silent server again for minutes.
         if urlsplit(self._uri()).scheme not in ("http", "https"):
             return
@@ -358,7 +358,7 @@ class Mlflow(Option):
         try:
             answer = requests.get(
                 f"{self._uri().rstrip('/')}/health",
-                timeout=10,
+                timeout=seconds,
                 verify=False if insecure else certificates,
             )
             # Any other refusal is a server's own; these are a proxy's that found none.
@@ -456,7 +456,8 @@ class MlflowRecorder(Recorder):
         from rag_experiments.tracking import traces
 
         try:
-            self.store._require_answer()  # else each would be tried for minutes
+            # Else each would be tried for minutes; it answered before, so it may be busy.
+            self.store._require_answer(seconds=60)
             traces.log_traces(self.store.address, self._experiment, self.run_id, answered)
         except Exception as error:  # they show what is in the run's folder as well
             reason = mask(" ".join(str(error).split()))[:200]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_experiments.contracts import Prediction
-from rag_experiments.tracking.assessments import QUESTION, TracedRun, use_store
+from rag_experiments.tracking.assessments import QUESTION, search_traces, use_store
 
 ATTEMPTS = 2
-"""MLflow drops a trace that it fails to start or to write, and says so to no caller."""
+"""MLflow drops a trace or spans that it fails to write, and says so to no caller."""
+
+SPANS = frozenset({"answer", "retrieve", "generate"})
 
 SOURCE = "rag_experiments"
 """Who the scores on a trace come from."""
@@ -37,6 +39,8 @@ def log_traces(uri: str, experiment: str, run_id: str, answered: Sequence[Traced
     the accepted answers as an expectation, and the scores as feedback. They were not timed when
     they were answered, so durations mean nothing. Raises RuntimeError where some are not stored.
     """
+    from mlflow import MlflowClient
+
     # At once, not by a thread that may still write when the process ends.
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     left = list(answered)
@@ -44,8 +48,16 @@ def log_traces(uri: str, experiment: str, run_id: str, answered: Sequence[Traced
         with use_store(uri):
             for each in left:
                 _log_trace(experiment, run_id, each)
-        stored = TracedRun(uri, run_id, experiment).questions
-        left = [each for each in left if each.prediction.id not in stored]
+            # Inside, since spans may be artifacts: of a server that is slow to say its version.
+            whole, broken = set(), []
+            for trace in search_traces(uri, experiment, run_id, include_spans=True):
+                if {span.name for span in trace.data.spans} >= SPANS:
+                    whole.add(trace.info.tags.get(QUESTION))
+                else:
+                    broken.append(trace.info.trace_id)
+        if broken:
+            MlflowClient(uri).delete_traces(experiment, trace_ids=broken)
+        left = [each for each in left if each.prediction.id not in whole]
         if not left:
             return
     raise RuntimeError(f"{len(left)} of {len(answered)} were not stored")
