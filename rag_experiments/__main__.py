@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 from argparse import Namespace
@@ -23,6 +24,7 @@ HYDRAS_OWN = ("hydra_help", "info", "shell_completion", "experimental_rerun")
 
 def main() -> None:
     """Run the command line; exit with 2 where the user can mend what failed, else 1 or 0."""
+    gc.freeze()  # what was imported stays; to look through it time and again slows composition
     parser = get_args_parser()
     parser.prog = "python -m rag_experiments"
     arguments = parser.parse_intermixed_args()  # overrides may follow a flag

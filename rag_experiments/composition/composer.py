@@ -359,7 +359,8 @@ class Composer:
     @cached_property
     def chosen(self) -> set[str]:
         """The groups of which the defaults choose an option."""
-        return set(self._compose([], RunMode.RUN).hydra.runtime.choices)
+        defaults = self.loader.compute_defaults_list(self.name, [], RunMode.RUN)
+        return set(defaults.overrides.known_choices)
 
     def _asks_for_sweep(self, overrides: Sequence[str]) -> bool:
         """Return whether a chosen experiment or a setting of hydra.mode makes it a sweep."""
