@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,17 +97,39 @@ def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
                 problems.add(place, f"starts {what}; legal: JSON lines, that is one object a line")
                 return
             try:
-                record = json.loads(line)
+                record = json.loads(line, object_pairs_hook=_make_object)
+                half = rb"\ud" in raw.lower() and not _is_unicode(record)
             except json.JSONDecodeError as error:
                 problems.add(place, f"not JSON: {error.msg} at column {error.colno}")
                 continue
-            if rb"\ud" in raw.lower() and not _is_unicode(record):
+            except _Twice as error:
+                problems.add(place, f"{quote(str(error))} is there twice; legal: each field once")
+                continue
+            except RecursionError:
+                problems.add(place, "not JSON that can be read: it is nested too deeply")
+                continue
+            except ValueError:  # Python converts no more digits than that
+                problems.add(place, "not JSON that can be read: a number of more than 4300 digits")
+                continue
+            if half:
                 problems.add(place, r"half of a character (\ud800 to \udfff alone) is not a text")
                 continue
             if not isinstance(record, dict):
                 problems.add(place, f"{quote(record)} is not a JSON object; legal: {{...}}")
                 continue
             yield Row(place, record)
+
+
+class _Twice(Exception):
+    """A field that an object has twice: one of the values would be lost without a word."""
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return made
 
 
 def _is_unicode(record: Any) -> bool:
@@ -150,12 +172,17 @@ def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
         what = f"{quote(header[0])} is one column; legal: columns divided by {delimiter!r}"
         problems.add(f"{path}:1", f"{what}, or {remedy} (data=files)")
         return unreadable
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        problems.add(f"{path}:1", f"columns that occur twice: {', '.join(map(repr, twice))}")
+    if twice := _find_twice(header):
+        problems.add(f"{path}:1", twice)
         return unreadable
     rows = _read_csv_rows(path, reader, header, problems)
     return Table(str(path), rows, columns=tuple(header), text_cells=True)
+
+
+def _find_twice(header: Sequence[str]) -> str | None:
+    """What is wrong with the names of columns, or None."""
+    twice = sorted({name for name in header if header.count(name) > 1})
+    return f"columns that occur twice: {', '.join(map(quote, twice))}" if twice else None
 
 
 def _read_csv_rows(path: Path, reader: Any, header: list[str], problems: Problems) -> Iterator[Row]:
@@ -180,17 +207,33 @@ def _open_parquet(path: Path, problems: Problems) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    unreadable = Table(str(path), (), readable=False)
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        problems.add(str(path), f"not a Parquet file: {str(error).splitlines()[0]}")
-        return Table(str(path), (), readable=False)
-    return Table(str(path), _read_parquet_rows(path, file), tuple(file.schema_arrow.names))
+        header = tuple(file.schema_arrow.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        problems.add(str(path), f"not a Parquet file: {_first_line(error)}")
+        return unreadable
+    if twice := _find_twice(header):
+        problems.add(str(path), twice)
+        return unreadable
+    return Table(str(path), _read_parquet_rows(path, file, problems), header)
 
 
-def _read_parquet_rows(path: Path, file: Any) -> Iterator[Row]:
+def _read_parquet_rows(path: Path, file: Any, problems: Problems) -> Iterator[Row]:
+    import pyarrow as pa
+
     number = 0
-    for batch in file.iter_batches(batch_size=1024):
-        for values in batch.to_pylist():
-            number += 1
-            yield Row(f"{path}:row {number}", values)
+    try:
+        for batch in file.iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path}:row {number}", values)
+    # What a damaged page makes of itself, which may be a text that is not UTF-8 or an endless one.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        reason = f"damaged: {_first_line(error)}; this row and those after it were not read"
+        problems.add(f"{path}:row {number + 1}", reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
