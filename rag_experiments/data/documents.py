@@ -210,8 +210,8 @@ class _Steps:
                 identity = document.id if len(own) == 1 else f"{document.id}#{i}"
                 if identity in places:
                     raise UserError(
-                        f"data: the id {identity!r} is that of a document and of a passage of "
-                        f"{places[identity]!r}; rename the document"
+                        f"data: the id {quote(identity)} is that of a document and of a passage of "
+                        f"{quote(places[identity])}; rename the document"
                     )
                 places[identity] = document.id
                 self._add(Passage(identity, "", text), document.id)

@@ -27,7 +27,7 @@ def get_field(values: Any, path: str) -> Any:
         return _ABSENT
     if isinstance(values, Sequence) and not isinstance(values, str | bytes):
         head, _, rest = path.partition(".")
-        if head.isdigit():
+        if head.isdecimal():
             if int(head) >= len(values):
                 return _ABSENT
             return get_field(values[int(head)], rest) if rest else values[int(head)]
@@ -153,6 +153,9 @@ class Fields:
             self.problems.add(place, f"{quote(value)} is empty; legal: {legal}")
         elif value is None:
             self.problems.add(place, f"null; legal: {legal}")
+        elif isinstance(value, str) and not _is_whole(value):
+            half = r"has half of a character (\ud800 to \udfff alone)"
+            self.problems.add(place, f"{quote(value)} {half}; legal: {legal}")
         else:
             self.problems.add(place, f"{quote(value)} is of type {found}; legal: {legal}")
 
@@ -255,10 +258,19 @@ def _hint(name: str) -> str:
 def _to_text(value: Any) -> str | None:
     """A text that is not empty, or a whole number as a text; else None."""
     if isinstance(value, str):
-        return value.strip() or None
+        return (value.strip() or None) if _is_whole(value) else None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair: a list in a cell is JSON, and can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _split_cell(cell: str, separator: str | None) -> Any:
@@ -268,7 +280,7 @@ def _split_cell(cell: str, separator: str | None) -> Any:
         for parse in (json.loads, ast.literal_eval):
             try:
                 value = parse(text)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError, MemoryError):  # nested too deeply
                 continue
             if isinstance(value, list):
                 return value

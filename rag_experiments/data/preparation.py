@@ -20,7 +20,7 @@ from rag_experiments.contracts import (
 )
 from rag_experiments.data import chunking
 from rag_experiments.data.gold import match_answers
-from rag_experiments.data.problems import number
+from rag_experiments.data.problems import number, quote
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.functional.sentences import find_sentences
 from rag_experiments.functional.text import contains_answer
@@ -302,8 +302,8 @@ class _Steps:
             for part in parts[passage.id]:
                 if part.id in documents:
                     raise UserError(
-                        f"passages: the id {part.id!r} is that of a passage and of a chunk of "
-                        f"{passage.id!r}; rename the passage"
+                        f"passages: the id {quote(part.id)} is that of a passage and of a chunk of "
+                        f"{quote(passage.id)}; rename the passage"
                     )
                 documents[part.id] = self.documents[passage.id]
                 chunks.append(part)

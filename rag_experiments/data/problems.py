@@ -39,8 +39,7 @@ class Problems:
 
 def quote(value: Any, length: int = 60) -> str:
     """The value as it is shown in a problem: its repr, shortened."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return _shorten(repr(value), length)
 
 
 def number(count: int, noun: str) -> str:
@@ -50,9 +49,16 @@ def number(count: int, noun: str) -> str:
 
 def list_names(name: str, names: Iterable[str]) -> str:
     """What there is instead of `name`: the nearest spelling first, then all names."""
-    names = [str(other) for other in names]
+    names = [_shorten(str(other), 60) for other in names]
     if not names:
         return "there is none"
     close = difflib.get_close_matches(name, names, n=1)
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return (f"did you mean {close[0]!r}? " if close else "") + f"there are: {shown}"
+
+
+def _shorten(text: str, length: int) -> str:
+    """In one line, whatever a file has for a name."""
+    if not text.isprintable():
+        text = repr(text)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

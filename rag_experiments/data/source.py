@@ -249,7 +249,7 @@ class Source(Option):
                     else:
                         problems.add(
                             f"{place}:{columns.passage_ids}",
-                            f"{identity!r} is no id of a passage; {list_names('', examples)}, ... "
+                            f"{quote(identity)} is no id of a passage; {list_names('', examples)}, ... "
                             "(data.unknown_passage_ids=drop leaves such ids out)",
                         )
                 splits[name][i] = Located(place, replace(question, passage_ids=ids))
@@ -266,7 +266,7 @@ def _check_ids_across(given: dict[str, list[Located]], column: str, problems: Pr
         for place, question in rows:
             if question.id in places:
                 where = f"{place}:{column}"
-                problems.add(where, f"{question.id!r} is also the id of {places[question.id]}")
+                problems.add(where, f"{quote(question.id)} is also the id of {places[question.id]}")
             places[question.id] = place
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 
-from rag_experiments.data.problems import Problems, list_names, number
+from rag_experiments.data.problems import Problems, list_names, number, quote
 from rag_experiments.data.records import Located
 
 SPLITS = ("train", "validation", "test")
@@ -38,7 +38,7 @@ def assign_splits(
             if identity not in known:
                 place = f"data.{name}_ids"
                 near = _near(identity, known)
-                problems.add(place, f"no question has the id {identity!r}; {near}")
+                problems.add(place, f"no question has the id {quote(identity)}; {near}")
         chosen = set(wanted)
         rest = {
             other: [row for row in rows if row.question.id not in chosen]
