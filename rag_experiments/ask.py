@@ -27,11 +27,11 @@ def main() -> None:
         pipeline = RagPipeline.load(
             arguments.run, device=arguments.device, cache_dir=arguments.cache_dir
         )
+        for question in arguments.question:
+            print(describe(pipeline.ask(question)))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    for question in arguments.question:
-        print(describe(pipeline.ask(question)))
 
 
 def describe(prediction: Prediction) -> str:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import weights
 from rag_experiments.contracts import Option, UserError
+from rag_experiments.runtime.disk import reading
 from rag_experiments.runtime.reproducibility import versions
 
 FORMAT = 2
@@ -41,6 +42,8 @@ PARTS = {
 """Files and folders of a bundle, each with its name for people."""
 
 REQUIRED = (FACTS, "config.yaml", "passages.parquet", "generator")
+
+_REMEDY = "copy the whole folder again"
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf")
 """Files of weights in other formats than safetensors, which is the only one that is handed on."""
@@ -128,12 +131,7 @@ def read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
             f"{str(folder)!r} is no saved run: {', '.join(missing)} missing; give the folder that "
             "a run printed as 'saved in'"
         )
-    facts = json.loads((folder / FACTS).read_text("utf-8"))
-    if facts["format"] != FORMAT:
-        raise UserError(
-            f"{folder / FACTS}: format {facts['format']}, but this version reads "
-            f"{FORMAT}; load it with the version that saved it: {facts['versions']}"
-        )
+    facts = _read_facts(folder)
     problems = []
     for name, text in PARTS.items():
         found, saved = _digest(folder / name), facts["parts"].get(name)
@@ -143,11 +141,30 @@ def read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
             problems.append(f"{folder / name}: {what}; copy the whole folder again")
     if problems:
         raise UserError(problems)
-    raw = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(raw, DictConfig)
-    for key, place in facts["whole"].items():
-        OmegaConf.update(raw, key, str((folder / place).resolve()))
+    with reading(folder / "config.yaml", _REMEDY):
+        raw = OmegaConf.load(folder / "config.yaml")
+        assert isinstance(raw, DictConfig)
+        for key, place in facts["whole"].items():
+            OmegaConf.update(raw, key, str((folder / place).resolve()))
     return raw, facts
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    file = folder / FACTS
+    with reading(file, _REMEDY):
+        facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        if facts["format"] != FORMAT:
+            raise UserError(
+                f"{file}: format {facts['format']}, but this version reads {FORMAT}; load it with "
+                f"the version that saved it: {facts['versions']}"
+            )
+        for name in ("parts", "weights", "whole"):
+            facts[name] = dict(facts[name])
+        facts["temperature"] = float(facts["temperature"])
+        for key, place in facts["whole"].items():
+            if not (folder / place).resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{file}: whole.{key}: {place!r} is outside of the folder")
+    return facts
 
 
 def check_weights(names: Mapping[str, str], facts: Mapping[str, Any], cache_dir: Path) -> None:

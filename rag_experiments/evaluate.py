@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rag_experiments import config
 from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import disk
 from rag_experiments.sweep import jobs, outcomes
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ class Parent:
                 f"{str(folder)!r} is no finished run: {', '.join(missing)} missing; give the "
                 "folder that a run printed as 'saved in'"
             )
-        raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-        assert isinstance(raw, DictConfig)
-        written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-        assert isinstance(written, list)
-        own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        with disk.reading(folder / ".hydra", "copy the whole folder of the run"):
+            raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
+            hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+            assert isinstance(raw, DictConfig)
+            written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+            assert isinstance(written, list)
+            own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
         outcome = outcomes.Outcome.read(folder)
         return cls(
             folder.resolve(),
@@ -98,7 +100,7 @@ class Parent:
                 "whole folder of the run"
             )
         found = []
-        with file.open(encoding="utf-8") as lines:
+        with disk.reading(file, "copy it again"), file.open(encoding="utf-8") as lines:
             for line in lines:
                 row: dict[str, Any] = json.loads(line)
                 lists = {n: tuple(row.get(n, ())) for n in ("answers", "passage_ids", "shots")}

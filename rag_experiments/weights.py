@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import logging
 import re
 import shutil
@@ -77,9 +78,44 @@ def find_problem(weights: str) -> str | None:
             return f"{weights!r} is not a folder; give a folder that `save_pretrained` wrote"
         if not (folder / "config.json").is_file():
             return f"{weights!r} holds no config.json; give a folder that `save_pretrained` wrote"
+        damage = _find_damage(folder)
+        if damage:
+            return f"{weights!r}: {damage}; copy the whole folder again"
     elif _HUB.fullmatch(weights) is None:
         return f"{weights!r} is no weights; legal: {_FORMS}"
     return None
+
+
+def _find_damage(folder: Path) -> str | None:
+    """Which file of a model was cut short, as far as it can be told without reading it all."""
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        try:
+            if file.is_file() and not isinstance(json.loads(file.read_bytes()), dict):
+                return f"{name} is no JSON object"
+        except (ValueError, RecursionError):
+            return f"{name} is not JSON"
+    tokens = folder / "tokenizer.json"  # megabytes
+    if tokens.is_file() and not tokens.read_bytes().rstrip().endswith(b"}"):
+        return f"{tokens.name} is cut short"
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.stat().st_size != _read_size(file):
+            return f"{file.name} is cut short or damaged"
+    return None
+
+
+def _read_size(file: Path) -> int:
+    """Bytes that a safetensors file has by its own header; 0 where that cannot be read."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > file.stat().st_size:
+            return 0
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
+            return 0
+    return 8 + length + max(ends, default=0)
 
 
 def resolve(weights: str, cache_dir: Path, place: str = "weights") -> Path:

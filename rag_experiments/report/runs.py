@@ -14,11 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from rag_experiments import config
 from rag_experiments.contracts import Tracking, UserError
 from rag_experiments.parameters import flatten, mask
+from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
 from rag_experiments.tracking.mlflow import Mlflow
 
 STAGES = ("untrained", "trained", "closed_book", "gold")
 """Sets of predictions that a run may hold: its own, and those of the reference conditions."""
+
+_REMEDY = "run it again, or leave it out"
 
 Row = dict[str, Any]
 
@@ -168,15 +171,23 @@ def _unknown(name: str, tracked: Sequence[Path]) -> str:
 
 def read(folder: Path) -> Run:
     """Read a finished run; raise UserError with the file where one cannot be read."""
-    raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    assert isinstance(raw, DictConfig)
+    with disk.reading(folder, _REMEDY):  # whatever more is not as a run leaves it
+        return _read(folder)
+
+
+def _read(folder: Path) -> Run:
+    with disk.reading(folder / ".hydra", _REMEDY):
+        raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+        assert isinstance(raw, DictConfig)
+        assert OmegaConf.select(raw, "task.objective"), "no task.objective"
     choices = {
         str(group): str(option)
         for group, option in hydra.runtime.choices.items()
         if not str(group).startswith("hydra/") and option is not None
     }
-    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    with disk.reading(folder / "metrics.json", _REMEDY):
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(written, list)
     own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
@@ -209,7 +220,7 @@ def _lines(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with disk.reading(path, _REMEDY), path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 rows.append(json.loads(line))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rag_experiments.contracts import UserError
@@ -26,6 +27,20 @@ _TEXTS = {
     errno.EROFS: r"read-only file system|readonly database|os error 30\b",
 }
 _ROOM = 2**20
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Raise UserError with the file where the block cannot read what a run wrote there."""
+    try:
+        yield
+    except (UserError, MemoryError, ImportError):
+        raise
+    except Exception as error:  # each library has its own for a file that was cut or changed
+        if _refusal(error) is not None:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {reason}); {remedy}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -156,15 +156,16 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
         """Return what a job left in a folder; None where it left nothing."""
-        try:
-            values = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        file = folder / OUTCOME
+        if not file.exists():
             return None
-        for stage in ("untrained", "trained"):
-            values[stage] = Score(**values[stage]) if values[stage] else None
-        for name in ("problems", "overrides"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+        with disk.reading(file, "remove it, and the run is done again"):
+            values = json.loads(file.read_text(encoding="utf-8"))
+            for stage in ("untrained", "trained"):
+                values[stage] = Score(**values[stage]) if values[stage] else None
+            for name in ("problems", "overrides"):
+                values[name] = tuple(values[name])
+            return cls(**values)
 
 
 def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:
