@@ -267,10 +267,34 @@ class _Builder:
                 return _BROKEN
         if any(value is _BROKEN for value in _leaves(values)):
             return _BROKEN
-        problems = getattr(option, "problems", None)
-        if problems is not None and self.check_paths:
-            self.problems += [_join(key, problem) for problem in problems()]
+        if hasattr(option, "problems") and self.check_paths:
+            self.problems += [_join(key, problem) for problem in _own_problems(option)]
         return option
+
+
+def _own_problems(option: Any) -> list[str]:
+    """Return what an option says of itself, or the paths over which it stumbled."""
+    try:
+        return list(option.problems())
+    except (OSError, RuntimeError):
+        found = []
+        for name, value in option:
+            if isinstance(value, (str, Path)) and (reason := _refusal(value)):
+                found.append(f"{name}: {_show(str(value))} cannot be looked at: {reason}")
+        if not found:
+            raise
+        return found
+
+
+def _refusal(path: str | Path) -> str:
+    """Return why the system takes no such path: too long, or in the home of nobody."""
+    try:
+        Path(path).expanduser().exists()
+    except OSError as error:
+        return error.strerror or str(error)
+    except RuntimeError:
+        return "~ and a name is the home of a user, whom this machine does not have"
+    return ""
 
 
 _CONVERSIONS = {"tuple_type": tuple, "frozen_set_type": frozenset, "set_type": set}
@@ -293,7 +317,7 @@ def _convert(values: dict[str, Any], error: Mapping[str, Any]) -> bool:
         return False
     try:
         parent[path[-1]] = make(error["input"])
-    except TypeError:  # a set of what cannot be hashed: pydantic's own message stands
+    except (TypeError, RuntimeError):  # what cannot be hashed, ~nobody: pydantic's message stands
         return False
     return True
 

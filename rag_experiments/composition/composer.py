@@ -118,9 +118,8 @@ class Composer:
         try:
             return self._plan(overrides, multirun)
         except _REFUSED as refusal:
-            mended = self._mended(overrides, multirun)
             try:
-                return self._plan(mended, multirun)
+                return self._plan(self._mended(overrides, multirun), multirun)
             except _REFUSED:
                 raise UserError(_reason(refusal)) from refusal
 
@@ -243,7 +242,9 @@ class Composer:
         # Values below an option that is not known cannot be judged.
         below = tuple(f"{key}." for key in dropped)
         kept = [line for line in kept if not read_key(line).startswith(below)]
-        return list(dict.fromkeys([*problems, *self._composition_problems(kept)]))
+        problems += self._composition_problems(kept)
+        # An override is shown as it is written, which may be in several lines.
+        return list(dict.fromkeys("\\n".join(each.splitlines()) for each in problems))
 
     def _composition_problems(self, kept: list[str]) -> list[str]:
         problems: list[str] = []
@@ -316,6 +317,11 @@ class Composer:
                 written = [str(each.input_line).lstrip("+") for each in endless]
                 advice = "a grid has no intervals; to search it, add hydra/sweeper=optuna"
                 raise UserError([f"{line}: {advice}" for line in written])
+            at_once = master.hydra.sweeper.get("max_batch_size")
+            if at_once is not None and at_once < 1:
+                raise UserError(
+                    f"hydra.sweeper.max_batch_size: {at_once} must be greater than or equal to 1"
+                )
             batch = BasicSweeper.split_arguments(parsed, None)[0]
         elif searched is not None:
             batch = searched.probes()
@@ -345,10 +351,22 @@ class Composer:
 
     def _compose(self, overrides: Sequence[str], mode: RunMode, sweeps: bool = False) -> DictConfig:
         """Compose; with `sweeps`, overrides of several values are legal and left open."""
-        composed = self.loader.load_configuration(
-            self.name, list(overrides), mode, validate_sweep_overrides=not sweeps
-        )
+        try:
+            composed = self.loader.load_configuration(
+                self.name, list(overrides), mode, validate_sweep_overrides=not sweeps
+            )
+        except RecursionError:
+            raise HydraException("a value or a key is nested too deeply") from None
+        except (OSError, TypeError, AttributeError) as error:
+            # Hydra takes names of options for files, and null for a text.
+            raise HydraException(f"Hydra cannot compose it: {config.first_line(error)}") from error
         assert isinstance(composed, DictConfig)
+        for part in ("launcher", "sweeper"):
+            if not is_mapping(composed.hydra._get_node(part)):
+                value = composed.hydra._get_node(part)
+                raise UserError(
+                    f"hydra.{part}: {value!s} is no {part}; choose one with hydra/{part}="
+                )
         return composed
 
     @cached_property
@@ -513,7 +531,8 @@ def _reason(error: BaseException) -> str:
     if part and "No match in the defaults list" in str(cause):
         return f"the chosen {part[1]} has no {part[2]}; choose one that has"
     advice = ("To append to your config use", "See https", "Config search path", "provider=")
-    kept = [line for line in lines if not line.startswith((*advice, "full_key", "object_type"))]
+    advice += ("full_key", "object_type", "reference_type")
+    kept = [line for line in lines if not line.startswith(advice)]
     return " ".join(kept) or type(cause).__name__
 
 

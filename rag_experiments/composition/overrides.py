@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 
 
 def parse(line: str) -> Override:
     """Return an override as Hydra reads it; raise OverrideParseException where it does not."""
-    return OverridesParser.create().parse_override(line)
+    try:
+        return OverridesParser.create().parse_override(line)
+    except RecursionError:
+        raise OverrideParseException(line, "it is nested too deeply") from None
 
 
 def read_key(line: str) -> str:

@@ -249,8 +249,9 @@ class Source(Option):
                     else:
                         problems.add(
                             f"{place}:{columns.passage_ids}",
-                            f"{quote(identity)} is no id of a passage; {list_names('', examples)}, ... "
-                            "(data.unknown_passage_ids=drop leaves such ids out)",
+                            f"{quote(identity)} is no id of a passage; "
+                            f"{list_names('', examples)}, ... (data.unknown_passage_ids=drop "
+                            "leaves such ids out)",
                         )
                 splits[name][i] = Located(place, replace(question, passage_ids=ids))
         if left_out:

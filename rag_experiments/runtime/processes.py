@@ -8,13 +8,27 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from rag_experiments.contracts import UserError
+
 LONGEST_WAIT = timedelta(days=7)
 """The others wait for the first while it answers and scores whole splits."""
 
 
+_NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+
+
 def count() -> int:
     """Processes that work on this run; 1 unless torchrun started it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if "LOCAL_RANK" not in os.environ:
+        return 1
+    lacking = [name for name in _NUMBERS if not os.environ.get(name, "").isdecimal()]
+    if lacking:
+        found = ", ".join(f"{name} is {os.environ.get(name)!r}" for name in lacking)
+        raise UserError(
+            f"LOCAL_RANK is set, as by torchrun, but {found}; legal: a number each; start the run "
+            "with torchrun, or without LOCAL_RANK"
+        )
+    return int(os.environ["WORLD_SIZE"])
 
 
 def is_first() -> bool:

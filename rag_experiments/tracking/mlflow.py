@@ -55,10 +55,19 @@ class Mlflow(Option):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the address, before MLflow is imported."""
-        scheme = urlsplit(self._uri()).scheme.partition("+")[0]
+        source = "uri" if self.uri else "uri (from MLFLOW_TRACKING_URI)"
+        try:
+            address = urlsplit(self._uri())
+            _ = address.port  # which is read when it is asked for
+        except ValueError as error:
+            return [f"{source}: {mask(self._uri())!r} is no address: {error}"]
+        scheme = address.scheme.partition("+")[0]
+        if scheme == "sqlite" and len(address.path) < 2:
+            return [f"{source}: {self._uri()!r} names no file; legal: sqlite:///path/file.db"]
+        if scheme in ("http", "https") and not address.hostname:
+            return [f"{source}: {self._uri()!r} names no host; legal: e.g. http://localhost:5000"]
         if scheme in (*DATABASES, "http", "https", "databricks"):
             return []
-        source = "uri" if self.uri else "uri (from MLFLOW_TRACKING_URI)"
         return [
             f"{source}: {mask(self._uri())!r} is no store for runs; legal: sqlite:///path/file.db, "
             "another database (postgresql, mysql, mssql), or a server (http, https)"
