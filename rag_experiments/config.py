@@ -456,7 +456,7 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
         if task.objective not in names and all_metrics:
             problems.append(
                 f"task.objective: {task.objective!r} is not among the configured metrics"
-                f"{nearest(task.objective, names)} (legal here: {', '.join(fitting)})"
+                f"{nearest(task.objective, names)} (legal here: {', '.join(fitting) or 'none'})"
             )
     test = rooms.get("test", Test())
     if isinstance(test, Test):

@@ -531,8 +531,8 @@ def _reason(error: BaseException) -> str:
     if part and "No match in the defaults list" in str(cause):
         return f"the chosen {part[1]} has no {part[2]}; choose one that has"
     advice = ("To append to your config use", "See https", "Config search path", "provider=")
-    advice += ("full_key", "object_type", "reference_type")
-    kept = [line for line in lines if not line.startswith(advice)]
+    types = ("full_key", "object_type", "reference_type")
+    kept = [line for line in lines if not line.startswith((*advice, *types))]
     return " ".join(kept) or type(cause).__name__
 
 

@@ -128,6 +128,8 @@ class _Memory(ConfigRepository):
         if key not in self._read:
             self._read[key] = super().load_config(config_path)
         result = copy.deepcopy(self._read[key])  # what is composed is merged in place
+        if result is not None and not isinstance(result.config, DictConfig):
+            raise HydraException(f"{config_path}: a list; legal: a mapping, with `key: value`")
         if result is not None and config_path.startswith("experiment/") and self.left_out:
             result.defaults_list = [
                 default

@@ -14,26 +14,24 @@ LONGEST_WAIT = timedelta(days=7)
 """The others wait for the first while it answers and scores whole splits."""
 
 
-_NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
-
-
 def count() -> int:
     """Processes that work on this run; 1 unless torchrun started it."""
-    if "LOCAL_RANK" not in os.environ:
-        return 1
-    lacking = [name for name in _NUMBERS if not os.environ.get(name, "").isdecimal()]
-    if lacking:
-        found = ", ".join(f"{name} is {os.environ.get(name)!r}" for name in lacking)
-        raise UserError(
-            f"LOCAL_RANK is set, as by torchrun, but {found}; legal: a number each; start the run "
-            "with torchrun, or without LOCAL_RANK"
-        )
-    return int(os.environ["WORLD_SIZE"])
+    return _read_number("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else 1
 
 
 def is_first() -> bool:
     """Whether this process records, writes and prints."""
-    return count() == 1 or os.environ["RANK"] == "0"
+    return count() == 1 or _read_number("RANK", "") == 0
+
+
+def _read_number(name: str, default: str) -> int:
+    value = os.environ.get(name, default)
+    if not value.isdecimal():
+        raise UserError(
+            f"{name}: {value!r}, and LOCAL_RANK is set, as by torchrun; legal: a number; start the "
+            "run with torchrun, or without LOCAL_RANK"
+        )
+    return int(value)
 
 
 def join(device: str) -> None:

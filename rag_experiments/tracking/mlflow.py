@@ -9,7 +9,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote, urlsplit
@@ -64,6 +64,9 @@ class Mlflow(Option):
         scheme = address.scheme.partition("+")[0]
         if scheme == "sqlite" and len(address.path) < 2:
             return [f"{source}: {self._uri()!r} names no file; legal: sqlite:///path/file.db"]
+        database = self._sqlite_file()
+        if database is not None and not _takes_runs(database):
+            return [f"{source}: {self._uri()!r} is no SQLite database; give another file"]
         if scheme in ("http", "https") and not address.hostname:
             return [f"{source}: {self._uri()!r} names no host; legal: e.g. http://localhost:5000"]
         if scheme in (*DATABASES, "http", "https", "databricks"):
@@ -481,6 +484,15 @@ def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[st
     """Return a configuration as parameters, and as a text."""
     parameters = {str(key): str(value) for key, value in choices.items()}
     return {**parameters, **flatten(raw)}, mask(OmegaConf.to_yaml(raw, resolve=False))
+
+
+def _takes_runs(database: Path) -> bool:
+    """Return whether a file is an SQLite database, or may become one."""
+    if not database.exists():
+        return True
+    with suppress(OSError), database.open("rb") as stream:
+        return stream.read(16) in (b"", b"SQLite format 3\0")
+    return False
 
 
 def _legal(name: str) -> str:
