@@ -357,9 +357,10 @@ class Composer:
             )
         except RecursionError:
             raise HydraException("a value or a key is nested too deeply") from None
-        except (OSError, TypeError, AttributeError) as error:
-            # Hydra takes names of options for files, and null for a text.
-            raise HydraException(f"Hydra cannot compose it: {config.first_line(error)}") from error
+        except (OSError, TypeError, AttributeError, AssertionError) as error:
+            # Hydra takes names of options for files, null for a text, and ${...} for granted.
+            reason = config.first_line(error) or type(error).__name__
+            raise HydraException(f"Hydra cannot compose it: {reason}") from error
         assert isinstance(composed, DictConfig)
         for part in ("launcher", "sweeper"):
             if not is_mapping(composed.hydra._get_node(part)):
