@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from entry_calls import SMALL_SMOKE
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -55,8 +56,8 @@ def test_curves_of_both_precisions_are_printed(cache, capsys):
 
 @pytest.mark.slow
 def test_reuse_changes_no_prediction(cache, monkeypatch, capsys):
-    line = ["--runs", "2", "--weights", str(cache / "weights"), "+experiment=smoke"]
-    monkeypatch.setattr(sys, "argv", ["reuse.py", *line, "tracking=none"])
+    line = ["--runs", "2", "--weights", str(cache / "weights"), *SMALL_SMOKE, "tracking=none"]
+    monkeypatch.setattr(sys, "argv", ["reuse.py", *line])
     reuse.main()
     printed = capsys.readouterr().out
     assert "predictions are the same bytes" in printed

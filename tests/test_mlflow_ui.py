@@ -6,12 +6,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from entry_calls import SMALL_SMOKE, call
 from servers import answers, free_port, serving, wait_for
 
 from rag_experiments.sweep.outcomes import tag
@@ -47,13 +47,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, lay_store) -> Path:
     """A folder in which the main command ran a sweep of two runs, and one run outside of it."""
     folder = tmp_path_factory.mktemp("sweep")
     lay_store(folder / "outputs" / "mlflow.db")
-    smoke = [sys.executable, "-m", "rag_experiments", "+experiment=smoke", "trainer=supervised"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    for arguments in (["-m", "retriever=bm25,dense"], ["retriever=none"]):
-        subprocess.run(
-            [*smoke, *arguments], cwd=folder, env=environment, check=True, capture_output=True
-        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for arguments in (["-m", "retriever=bm25,dense"], ["retriever=none"]):
+            assert not call(patch, *SMALL_SMOKE, "trainer=supervised", *arguments)
     return folder
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from entry_calls import SMALL_SMOKE
 
 
 def start(folder: Path, *arguments: str) -> str:
@@ -90,6 +91,7 @@ def test_every_model_goes_through_every_stage(tmp_path, lay_store):
     lay_store(tmp_path / "outputs" / "mlflow.db")
     start(
         tmp_path,
+        *SMALL_SMOKE[1:],
         "-m",
         "model=rag_token,rag_sequence,concat,fusion",
         "model/generator=tiny_seq2seq",
