@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from rag_experiments import parameters, upload
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import Prediction, UserError
 from rag_experiments.tracking import journal
+from rag_experiments.tracking.assessments import TracedRun
 from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder, _columns
 from rag_experiments.tracking.none import NoTracking
+from rag_experiments.tracking.traces import Traced
 
 SECRET = "do-not-record-me"
 
@@ -443,6 +446,18 @@ from rag_experiments.tracking.mlflow import Mlflow
 with Mlflow().start(OmegaConf.create({"seed": int(sys.argv[1])}), Path("x")) as run:
     run.log_metrics({"test/f1": 0.5})
 """
+
+
+def test_runs_with_the_same_seed_keep_their_own_traces(client, tmp_path):
+    answered = [Traced(Prediction("q1", "Who?", "Ada", ("Ada",)), ("Who?",), {"f1": 1.0}, {})]
+    numbers = []
+    for name in ("a", "b"):
+        random.seed(13)  # as each run does
+        with Mlflow().start(raw(), tmp_path / name) as recorder:
+            numbers.append(recorder.run_id)
+            recorder.log_traces(answered)
+    for number in numbers:
+        assert TracedRun(Mlflow().address, number, "1").questions == {"q1"}
 
 
 def test_processes_that_start_together_do_not_collide(tmp_path, monkeypatch):

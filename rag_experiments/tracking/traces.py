@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +47,7 @@ def log_traces(uri: str, experiment: str, run_id: str, answered: Sequence[Traced
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     left = list(answered)
     for _ in range(ATTEMPTS):
-        with use_store(uri):
+        with use_store(uri), _unseeded():
             for each in left:
                 _log_trace(experiment, run_id, each)
             # Inside, since spans may be artifacts: of a server that is slow to say its version.
@@ -61,6 +63,18 @@ def log_traces(uri: str, experiment: str, run_id: str, answered: Sequence[Traced
         if not left:
             return
     raise RuntimeError(f"{len(left)} of {len(answered)} were not stored")
+
+
+@contextmanager
+def _unseeded() -> Iterator[None]:
+    """Let `random` draw what no other run draws: OpenTelemetry takes the ids of traces from it, and
+    a run with the same seed would write over the traces of an earlier one."""
+    state = random.getstate()
+    random.seed()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _log_trace(experiment: str, run_id: str, answered: Traced) -> None:
