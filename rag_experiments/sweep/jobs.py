@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import sys
 import traceback
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -99,12 +101,21 @@ def _run(raw: DictConfig, job: outcomes.Job) -> float:
             (folder / outcomes.OUTCOME).unlink(missing_ok=True)
             resumption.begin(folder, identity, job.overrides, deaths)
             write_configuration(folder, raw)
-        from rag_experiments import experiment
-
+        with _kept_from_collection():
+            from rag_experiments import experiment
         value = experiment.run(config.load(raw), raw, folder)
         if first:
             outcomes.tidy(folder)
         return value
+
+
+@contextmanager
+def _kept_from_collection() -> Iterator[None]:
+    """Spare the collector what is imported: each stage collects, and would look through it all."""
+    known = len(sys.modules)
+    yield
+    if len(sys.modules) > known:
+        gc.freeze()
 
 
 def write_configuration(folder: Path, raw: DictConfig) -> None:
