@@ -337,6 +337,10 @@ CASES = {
         {"overrides": ["model=rag_token"], "closed_book": HALF, "gold": [0.0] + [1.0] * 19},
         [("retriever=hybrid", "retriever.top_k=6")],
     ),
+    "gold_is_better, nothing retrieved": (
+        {"overrides": ["retriever=none"], "gold": [1.0] * 20, "found": False},
+        [("retriever=hybrid",)],
+    ),
     "closed_book, worse": ({"closed_book": [0.0] * 20}, []),
     "closed_book, nothing retrieved": (
         {"overrides": ["retriever=none"], "closed_book": HALF, "found": False},
@@ -411,6 +415,7 @@ def test_settings_that_cannot_be_told_apart_ask_for_seeds(composer, tmp_path):
         (["retriever=dense", "retriever/encoder=minilm"], ("retriever=hybrid",)),
         (["retriever=bm25", "retriever.top_k=2", "retriever.b=0.5"], ("retriever=none",)),
         (["model/generator=smollm2_135m", "model.generator.chat=false"], ("model=rag_token",)),
+        (["task.prompt.examples=2", "task.prompt.separator=x"], ("task/prompt=extract",)),
         (["model.generator.adapter.rank=8"], ("model/generator=qwen_0_6b",)),
         (["+experiment=bio_qa", "model=rag_token", "retriever=hybrid"], ("retriever.top_k=5",)),
     ],
@@ -422,6 +427,9 @@ def test_a_command_drops_what_no_longer_fits(overrides, change, composer, tmp_pa
     (job,) = composer.plan(words).jobs
     if change == ("retriever=hybrid",) and "retriever.top_k=2" in overrides:
         assert job.retriever.top_k == 2  # what every retriever understands is kept
+    if change == ("task/prompt=extract",):
+        assert job.task.prompt.examples == 2
+        assert job.task.prompt.separator != "x"
 
 
 def test_advice_that_was_run_carries_its_gain_and_goes_last_if_in_vain(composer, tmp_path):
@@ -454,6 +462,25 @@ def test_advice_that_was_run_carries_its_gain_and_goes_last_if_in_vain(composer,
     ).measured
     assert known.overrides == ("retriever=hybrid",)
     assert known.gain.second == part.label.replace(", retriever.top_k=3", "")
+
+
+def test_a_gain_is_not_that_of_a_change_beside_another(composer, tmp_path):
+    lines = (("bm25", 3, HALF), ("hybrid", 2, [1.0] * 20))
+    folders = [
+        write_run(
+            composer,
+            tmp_path / str(i),
+            ["model=rag_token", f"retriever={retriever}", f"retriever.top_k={top_k}"],
+            scores,
+            bins=counts(not_retrieved=4),
+        )
+        for i, (retriever, top_k, scores) in enumerate(lines)
+    ]
+    comparison = compare([runs.read(folder) for folder in folders])
+    evidence = rules.Evidence(comparison.settings[0], comparison)
+    assert advice.measured(evidence, ("retriever=hybrid", "retriever.top_k=6")) == ()
+    (known,) = advice.measured(evidence, ("retriever=hybrid", "retriever.top_k=2"))
+    assert known.gain.value == 0.5
 
 
 # Pages ------------------------------------------------------------------------------------------

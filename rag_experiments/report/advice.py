@@ -18,6 +18,7 @@ KEPT = {
     "retriever": ("retriever.top_k", "retriever.temperature", "retriever.rerank_depth"),
     "model": ("model.generator", "model/generator", "model.query_encoder", "model/query_encoder"),
     "trainer": (),
+    "task/prompt": ("task.prompt.examples", "task.prompt.choice", "task.prompt.order"),
 }
 """What every option of a group understands: kept where another option is chosen."""
 
@@ -93,13 +94,13 @@ def _differs_in(evidence: Evidence, other: Setting, wanted: dict[str, str]) -> b
     here, there = evidence.setting.parameters, other.parameters
     if any(there.get(key) != value for key, value in wanted.items()):
         return False
-    groups = [key.replace("/", ".") for key in wanted]
-    alike = [
-        name
-        for name in evidence.comparison.names
-        if name not in wanted and not any(name.startswith(f"{group}.") for group in groups)
-    ]
-    return all(there.get(name) == here.get(name) for name in alike)
+    groups = tuple(f"{key.replace('/', '.')}." for key in wanted)
+    alike = {name for name in evidence.comparison.names if not name.startswith(groups)}
+    # What is below a group follows from its option, unless it was typed.
+    kept = tuple(name for key, value in wanted.items() for name in _kept(key, value))
+    typed = (line for each in (evidence.setting, other) for line in each.runs[-1].overrides)
+    alike |= {key for key in map(_key, typed) if key.startswith(kept)}
+    return all(there.get(name) == here.get(name) for name in alike - wanted.keys())
 
 
 def command(setting: Setting, overrides: Overrides) -> str:
@@ -120,9 +121,18 @@ def command(setting: Setting, overrides: Overrides) -> str:
 def _replaced(line: str, key: str, value: str) -> bool:
     """Whether an override has no place beside a new one: the same key, or a setting of an option
     in whose place another one is chosen."""
-    own = line.lstrip("+~").partition("=")[0]
+    own = _key(line)
     if own == key:
         return True
     below = own.startswith((f"{key.replace('/', '.')}.", f"{key}/"))
-    kept = () if value == "none" else KEPT.get(key, ())
+    kept = _kept(key, value)
     return below and not own.startswith((*kept, f"{key}/reranker")) if kept else below
+
+
+def _key(line: str) -> str:
+    return line.lstrip("+~").partition("=")[0]
+
+
+def _kept(key: str, value: str) -> tuple[str, ...]:
+    """Settings below a group that mean the same when an option of it is chosen."""
+    return () if value == "none" else KEPT.get(key, ())

@@ -240,7 +240,7 @@ def _remarks(
         )
     if any(setting.bins is None for setting in settings):
         remarks.append(
-            "runs without error bins (made by an older version, or test.references=false): "
-            "what follows from bins is left out for them"
+            "runs without error bins (of summaries, or made by an older version): what "
+            "follows from bins is left out for them"
         )
     return remarks

@@ -73,7 +73,7 @@ def metric_by_setting(comparison: Comparison) -> Drawing:
     settings = sorted(
         comparison.settings, key=lambda s: estimate(s, metric, s.final).value, reverse=True
     )
-    figure = _figure(1.1 + 0.55 * len(settings))
+    figure = _figure(1.1 + _rows(settings, 0.55))
     axes = figure.add_axes(_box(figure, left=3.1, right=1.6, top=0.45, bottom=0.5))
     marks = (
         ("closed_book", "closed book", "x", GREY),
@@ -121,7 +121,7 @@ def error_bins(comparison: Comparison) -> Drawing | None:
     settings = [setting for setting in comparison.settings if setting.bins]
     if not settings:
         return None
-    figure = _figure(1.3 + 0.5 * len(settings))
+    figure = _figure(1.3 + _rows(settings, 0.5))
     axes = figure.add_axes(_box(figure, left=3.1, right=0.3, top=0.75, bottom=0.5))
     for row, setting in enumerate(settings):
         start = 0.0
@@ -332,6 +332,12 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     bottoms = [height * (count - 1 - i) + 0.52 / (2.7 * count) for i in range(count)]
     size = height - 0.75 / (2.7 * count)
     return figure, [figure.add_axes((0.08, bottom, 0.5, size)) for bottom in bottoms]
+
+
+def _rows(settings: Sequence[Setting], least: float) -> float:
+    """Inches of a row for each setting; all are as high as the label of most lines needs."""
+    lines = max(_wrap(setting.label).count("\n") + 1 for setting in settings)
+    return len(settings) * max(least, 0.1 + 0.17 * lines)
 
 
 def _wrap(label: str) -> str:

@@ -98,9 +98,11 @@ def not_retrieved(evidence: Evidence) -> Iterator[Proposal]:
     words and by meaning at once, retrieve more passages, and rerank."""
     share = evidence.setting.share("not_retrieved")
     if share >= MANY:
+        top_k = evidence.option("retriever.top_k")
+        found = f"not among the {top_k} that are retrieved" if top_k else "nothing is retrieved"
         reason = (
             f"{evidence.count('not_retrieved')}: the gold passage is in the knowledge source, but "
-            f"not among the {evidence.option('retriever.top_k')} that are retrieved"
+            f"{found}"
         )
         for overrides in _better_retrieval(evidence):
             yield Proposal(overrides, reason, share)
@@ -268,6 +270,8 @@ RULES: tuple[Callable[[Evidence], Iterator[Proposal]], ...] = (
 
 
 def _better_retrieval(evidence: Evidence) -> Iterator[Overrides]:
+    if evidence.option("retriever") == "none":
+        yield ("retriever=hybrid",)
     top_k = int(evidence.number("retriever.top_k") or 0)
     if not top_k or evidence.option("retriever") == "gold":
         return
