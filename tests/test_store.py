@@ -13,8 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import Field
+from safetensors.numpy import save_file
 
 from rag_experiments.contracts import Option
 from rag_experiments.store import __main__ as command_line
@@ -107,10 +109,10 @@ def test_the_source_of_a_class_from_elsewhere_counts(tmp_path, monkeypatch):
 
 def test_weights_in_a_folder_count_by_their_content(tmp_path):
     parts = []
-    for name, content in (("one", "x"), ("two", "x"), ("three", "y")):
+    for name, content in (("one", 1.0), ("two", 1.0), ("three", 2.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / "model.safetensors").write_text(content)
+        save_file({"weight": np.array(content)}, tmp_path / name / "model.safetensors")
         weights = str(tmp_path / name)
         parts.append(describe(Outer(weights=weights), "group", tmp_path)["group.weights"])
     assert parts[0] == parts[1] != parts[2]
