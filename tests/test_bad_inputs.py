@@ -762,6 +762,11 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         ["tracking.uri: 'http://' names no host; legal: e.g. http://localhost:5000"],
     ),
     (
+        "an address with a password and without a host",
+        ["tracking.uri='http://me:secret@:5000'"],
+        ["tracking.uri: 'http://***@:5000' names no host; legal: e.g. http://localhost:5000"],
+    ),
+    (
         "a database without a file",
         ["tracking.uri='sqlite:///'"],
         ["tracking.uri: 'sqlite:///' names no file; legal: sqlite:///path/file.db"],

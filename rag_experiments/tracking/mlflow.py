@@ -56,23 +56,24 @@ class Mlflow(Option):
     def problems(self) -> list[str]:
         """Return what is wrong with the address, before MLflow is imported."""
         source = "uri" if self.uri else "uri (from MLFLOW_TRACKING_URI)"
+        shown = repr(mask(self._uri()))
         try:
             address = urlsplit(self._uri())
             _ = address.port  # which is read when it is asked for
         except ValueError as error:
-            return [f"{source}: {mask(self._uri())!r} is no address: {error}"]
+            return [f"{source}: {shown} is no address: {error}"]
         scheme = address.scheme.partition("+")[0]
         if scheme == "sqlite" and len(address.path) < 2:
-            return [f"{source}: {self._uri()!r} names no file; legal: sqlite:///path/file.db"]
+            return [f"{source}: {shown} names no file; legal: sqlite:///path/file.db"]
         database = self._sqlite_file()
         if database is not None and not _takes_runs(database):
-            return [f"{source}: {self._uri()!r} is no SQLite database; give another file"]
+            return [f"{source}: {shown} is no SQLite database; give another file"]
         if scheme in ("http", "https") and not address.hostname:
-            return [f"{source}: {self._uri()!r} names no host; legal: e.g. http://localhost:5000"]
+            return [f"{source}: {shown} names no host; legal: e.g. http://localhost:5000"]
         if scheme in (*DATABASES, "http", "https", "databricks"):
             return []
         return [
-            f"{source}: {mask(self._uri())!r} is no store for runs; legal: sqlite:///path/file.db, "
+            f"{source}: {shown} is no store for runs; legal: sqlite:///path/file.db, "
             "another database (postgresql, mysql, mssql), or a server (http, https)"
         ]
 
