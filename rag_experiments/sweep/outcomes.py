@@ -157,10 +157,12 @@ class Outcome:
     def read(cls, folder: Path) -> Outcome | None:
         """Return what a job left in a folder; None where it left nothing."""
         file = folder / OUTCOME
-        if not file.exists():
+        try:  # another process may be about to remove it
+            written = file.read_bytes()
+        except FileNotFoundError:
             return None
         with disk.reading(file, "remove it, and the run is done again"):
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(written.decode("utf-8"))
             for stage in ("untrained", "trained"):
                 values[stage] = Score(**values[stage]) if values[stage] else None
             for name in ("problems", "overrides"):
