@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments import config
 from rag_experiments.composition.composer import Composer
+from rag_experiments.composition.overrides import read_key
 from rag_experiments.contracts import UserError
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import jobs, outcomes
@@ -77,12 +78,13 @@ class Parent:
 
     def compose(self, overrides: Sequence[str]) -> list[str]:
         """Return the command line of an evaluation: the run's own, with new values in it."""
-        new = [_key(line) for line in overrides]
+        new = [read_key(line) for line in overrides]
         kept = [
             line
             for line in self.overrides
             if not any(
-                _key(line) == key or _key(line).startswith((f"{key}.", f"{key}/")) for key in new
+                read_key(line) == key or read_key(line).startswith((f"{key}.", f"{key}/"))
+                for key in new
             )
         ]
         place = "outputs/evaluations/${now:%Y-%m-%d}/${now:%H-%M-%S-%f}"
@@ -149,7 +151,7 @@ def refusals(overrides: Sequence[str]) -> list[str]:
     return [
         f"{line}: a saved run stays what it is; legal here: {', '.join(OPEN)}"
         for line in overrides
-        if _key(line).partition(".")[0].partition("/")[0] not in (*OPEN, "hydra")
+        if read_key(line).partition(".")[0].partition("/")[0] not in (*OPEN, "hydra")
     ]
 
 
@@ -260,10 +262,6 @@ def _with_same_passages(
 def _texts(passages: Dataset, ids: set[str]) -> dict[str, str]:
     pairs = zip(passages["id"], passages["text"], strict=True)
     return {passage_id: text for passage_id, text in pairs if passage_id in ids}
-
-
-def _key(line: str) -> str:
-    return line.split("=", 1)[0].lstrip("+~")
 
 
 if __name__ == "__main__":

@@ -432,18 +432,23 @@ def test_a_command_drops_what_no_longer_fits(overrides, change, composer, tmp_pa
         assert job.task.prompt.separator != "x"
 
 
-def test_advice_that_was_run_carries_its_gain_and_goes_last_if_in_vain(composer, tmp_path):
-    lines = (("bm25", 3, HALF), ("hybrid", 6, [0.0] * 20), ("hybrid", 3, [0.0, *HALF[1:-1], 0.0]))
-    folders = [
+def write_retrievals(composer, folder: Path, lines: Sequence[tuple]) -> list[Path]:
+    """Runs of rag_token that differ in retriever, top_k and scores; many lack their passage."""
+    return [
         write_run(
             composer,
-            tmp_path / str(i),
+            folder / str(i),
             ["model=rag_token", f"retriever={retriever}", f"retriever.top_k={top_k}"],
             scores,
             bins=counts(not_retrieved=4, distracted=2),
         )
         for i, (retriever, top_k, scores) in enumerate(lines)
     ]
+
+
+def test_advice_that_was_run_carries_its_gain_and_goes_last_if_in_vain(composer, tmp_path):
+    lines = (("bm25", 3, HALF), ("hybrid", 6, [0.0] * 20), ("hybrid", 3, [0.0, *HALF[1:-1], 0.0]))
+    folders = write_retrievals(composer, tmp_path, lines)
     comparison = compare([runs.read(folder) for folder in folders])
     first, whole, part = comparison.settings
     found = advice.advise(first, comparison)
@@ -466,16 +471,7 @@ def test_advice_that_was_run_carries_its_gain_and_goes_last_if_in_vain(composer,
 
 def test_a_gain_is_not_that_of_a_change_beside_another(composer, tmp_path):
     lines = (("bm25", 3, HALF), ("hybrid", 2, [1.0] * 20))
-    folders = [
-        write_run(
-            composer,
-            tmp_path / str(i),
-            ["model=rag_token", f"retriever={retriever}", f"retriever.top_k={top_k}"],
-            scores,
-            bins=counts(not_retrieved=4),
-        )
-        for i, (retriever, top_k, scores) in enumerate(lines)
-    ]
+    folders = write_retrievals(composer, tmp_path, lines)
     comparison = compare([runs.read(folder) for folder in folders])
     evidence = rules.Evidence(comparison.settings[0], comparison)
     assert advice.measured(evidence, ("retriever=hybrid", "retriever.top_k=6")) == ()

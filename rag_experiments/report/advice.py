@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from rag_experiments.composition.overrides import read_key
 from rag_experiments.report.comparison import Comparison, Difference, difference
 from rag_experiments.report.rules import RULES, Evidence, Overrides, Proposal
 from rag_experiments.report.settings import Setting
@@ -99,7 +100,7 @@ def _differs_in(evidence: Evidence, other: Setting, wanted: dict[str, str]) -> b
     # What is below a group follows from its option, unless it was typed.
     kept = tuple(name for key, value in wanted.items() for name in _kept(key, value))
     typed = (line for each in (evidence.setting, other) for line in each.runs[-1].overrides)
-    alike |= {key for key in map(_key, typed) if key.startswith(kept)}
+    alike |= {key for key in map(read_key, typed) if key.startswith(kept)}
     return all(there.get(name) == here.get(name) for name in alike - wanted.keys())
 
 
@@ -121,16 +122,12 @@ def command(setting: Setting, overrides: Overrides) -> str:
 def _replaced(line: str, key: str, value: str) -> bool:
     """Whether an override has no place beside a new one: the same key, or a setting of an option
     in whose place another one is chosen."""
-    own = _key(line)
+    own = read_key(line)
     if own == key:
         return True
     below = own.startswith((f"{key.replace('/', '.')}.", f"{key}/"))
     kept = _kept(key, value)
     return below and not own.startswith((*kept, f"{key}/reranker")) if kept else below
-
-
-def _key(line: str) -> str:
-    return line.lstrip("+~").partition("=")[0]
 
 
 def _kept(key: str, value: str) -> tuple[str, ...]:
