@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rag_experiments import config
 from rag_experiments.composition.composer import Composer
 from rag_experiments.composition.overrides import read_key
 from rag_experiments.contracts import UserError
 from rag_experiments.runtime import disk
-from rag_experiments.sweep import jobs, outcomes
+from rag_experiments.sweep import outcomes
+from rag_experiments.sweep.command import Command, read_command, write_command
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,11 +43,7 @@ class Parent:
     """A run whose saved model is evaluated."""
 
     folder: Path
-    raw: DictConfig
-    overrides: tuple[str, ...]
-    """Its command line."""
-    config_dir: str | None
-    """The user's own folder of configuration files."""
+    command: Command
     run_id: str
     """In MLflow; empty: it was not recorded there."""
 
@@ -60,28 +57,16 @@ class Parent:
                 f"{str(folder)!r} is no finished run: {', '.join(missing)} missing; give the "
                 "folder that a run printed as 'saved in'"
             )
-        with disk.reading(folder / ".hydra", "copy the whole folder of the run"):
-            raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
-            hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-            assert isinstance(raw, DictConfig)
-            written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-            assert isinstance(written, list)
-            own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        made = read_command(folder, "copy the whole folder of the run")
         outcome = outcomes.Outcome.read(folder)
-        return cls(
-            folder.resolve(),
-            raw,
-            tuple(map(str, written)),
-            str(own[0]).removeprefix("file://") if own else None,
-            "" if outcome is None else outcome.run_id,
-        )
+        return cls(folder.resolve(), made, "" if outcome is None else outcome.run_id)
 
     def compose(self, overrides: Sequence[str]) -> list[str]:
         """Return the command line of an evaluation: the run's own, with new values in it."""
         new = [read_key(line) for line in overrides]
         kept = [
             line
-            for line in self.overrides
+            for line in self.command.overrides
             if not any(
                 read_key(line) == key or read_key(line).startswith((f"{key}.", f"{key}/"))
                 for key in new
@@ -125,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         parent = Parent.read(arguments.run)
-        composer = Composer(parent.config_dir)
+        composer = Composer(parent.command.config_dir)
         problems = refusals(arguments.overrides)
         try:
             plan = composer.plan(parent.compose(arguments.overrides))
@@ -160,8 +145,8 @@ def job(parent: Parent, raw: DictConfig) -> None:
     current = outcomes.current_job()
     try:
         for key in KEPT:
-            raw[key] = parent.raw[key]
-        jobs.write_configuration(current.output_dir, raw)
+            raw[key] = parent.command.raw[key]
+        write_command(current.output_dir, raw)
         evaluate(parent, raw, current)
     except UserError as error:
         outcomes.failed(error, current.overrides).write(current.output_dir)

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rag_experiments import config
 from rag_experiments.contracts import Tracking, UserError
 from rag_experiments.parameters import flatten, mask
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
+from rag_experiments.sweep.command import read_command
 from rag_experiments.tracking.mlflow import Mlflow
 
 STAGES = ("untrained", "trained", "closed_book", "gold")
@@ -176,21 +177,9 @@ def read(folder: Path) -> Run:
 
 
 def _read(folder: Path) -> Run:
-    with disk.reading(folder / ".hydra", _REMEDY):
-        raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-        assert isinstance(raw, DictConfig)
-        assert OmegaConf.select(raw, "task.objective"), "no task.objective"
-    choices = {
-        str(group): str(option)
-        for group, option in hydra.runtime.choices.items()
-        if not str(group).startswith("hydra/") and option is not None
-    }
+    made = read_command(folder, _REMEDY)
     with disk.reading(folder / "metrics.json", _REMEDY):
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    written = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(written, list)
-    own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     predictions = {}
     for stage in STAGES:
         rows = _lines(folder / f"predictions_{stage}.jsonl")
@@ -199,11 +188,11 @@ def _read(folder: Path) -> Run:
     notes = folder / "notes.txt"
     return Run(
         folder=folder,
-        output_dir=Path(hydra.runtime.output_dir),
-        parameters={**choices, **flatten(raw)},
-        overrides=tuple(mask(str(line)) for line in written),
-        config_dir=str(own[0]).removeprefix("file://") if own else "",
-        raw=raw,
+        output_dir=made.output_dir,
+        parameters={**made.choices, **flatten(made.raw)},
+        overrides=tuple(map(mask, made.overrides)),
+        config_dir=made.config_dir or "",
+        raw=made.raw,
         predictions=predictions,
         estimates={stage: metrics[stage] for stage in predictions},
         errors={row["id"]: row for row in _lines(folder / "errors.jsonl")},

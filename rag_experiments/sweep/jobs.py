@@ -19,6 +19,7 @@ from rag_experiments import config
 from rag_experiments.contracts import Pruned, UserError
 from rag_experiments.runtime import disk, interruption, memory, processes
 from rag_experiments.sweep import outcomes, resumption
+from rag_experiments.sweep.command import write_command
 
 log = logging.getLogger("rag_experiments")
 
@@ -100,7 +101,7 @@ def _run(raw: DictConfig, job: outcomes.Job) -> float:
         if first:
             (folder / outcomes.OUTCOME).unlink(missing_ok=True)
             resumption.begin(folder, identity, job.overrides, deaths)
-            write_configuration(folder, raw)
+            write_command(folder, raw)
         with _kept_from_collection():
             from rag_experiments import experiment
         value = experiment.run(config.load(raw), raw, folder)
@@ -116,16 +117,6 @@ def _kept_from_collection() -> Iterator[None]:
     yield
     if len(sys.modules) > known:
         gc.freeze()
-
-
-def write_configuration(folder: Path, raw: DictConfig) -> None:
-    """Write `.hydra/` as Hydra does, but each file whole or not at all."""
-    place = folder / ".hydra"
-    place.mkdir(exist_ok=True)
-    overrides = HydraConfig.get().overrides.task
-    parts = {"config": raw, "hydra": HydraConfig.instance().cfg, "overrides": overrides}
-    for name, part in parts.items():
-        disk.write_whole(place / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
 def _explain(error: BaseException, raw: DictConfig, job: outcomes.Job) -> Exception:
