@@ -22,8 +22,13 @@ def main() -> None:
         parser.error("a question is empty")
     logging.basicConfig(level=logging.WARNING)
     try:
+        import datasets
+        import transformers
+
         from rag_experiments.pipeline import RagPipeline
 
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
         pipeline = RagPipeline.load(
             arguments.run, device=arguments.device, cache_dir=arguments.cache_dir
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,9 @@ from rag_experiments.model.generator import Generator
 def adapt(network: Any, option: Generator, adapted: Path | None) -> PeftModel:
     """Put new adapters into a network, as the option has them, or those of a folder that
     `LanguageModel.save` wrote. Raises UserError where it has fewer layers than adapters want."""
-    with _passing_for_float32(network):
+    with _passing_for_float32(network), warnings.catch_warnings():
+        # peft still asks transformers by an older name; no user can do anything about it.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
         adapted_network = _adapt(network, option, adapted)
     for module in adapted_network.modules():
         if _is_plain(module):

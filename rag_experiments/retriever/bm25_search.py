@@ -82,6 +82,7 @@ class BM25Searcher:
                 total=len(tokenized),
                 desc="searching with BM25",
                 unit="question",
+                delay=2,
             )
         ]
 
