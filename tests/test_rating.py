@@ -131,6 +131,29 @@ def test_a_key_of_another_sheet_is_refused(runs, folder, tmp_path):
         sheet.read_key(folder, sheet.key_path(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 1, "runs": [{"fol'])
+def test_a_damaged_key_is_named(folder, text):
+    sheet.key_path(folder).write_text(text)
+    with pytest.raises(UserError, match=r"\.key\.json: damaged \("):
+        sheet.read_key(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "columns are missing: item, question, expected"),
+        (b"item,question,expected,answer\r\n", "columns are missing: correctness, relevance"),
+        ("item,question".encode("utf-16"), "is not UTF-8"),
+    ],
+    ids=["empty", "half", "utf-16"],
+)
+def test_a_table_that_is_no_sheet_is_refused(folder, content, message):
+    (folder / "ratings").mkdir()
+    (folder / "ratings" / "cleo.csv").write_bytes(content)
+    with pytest.raises(UserError, match=rf"cleo\.csv: {message}"):
+        ratings.read_all(folder, sheet.read(folder))
+
+
 def test_expected_answers_can_be_hidden_and_all_questions_taken(runs, tmp_path):
     notes = sheet.make(runs, tmp_path / "s", 500, 1, show_expected=False)
     assert not any(item.expected for item in sheet.read(tmp_path / "s"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from rag_experiments.contracts import UserError
 from rag_experiments.rating.criteria import CRITERIA, NAMES, TEXTS, Criterion
+from rag_experiments.runtime import disk
 
 SHEET = "sheet.csv"
 _SHOWN = ("item", "question", "expected", "answer")
@@ -174,15 +176,17 @@ def read(folder: Path) -> list[Item]:
 
 def read_table(file: Path) -> list[dict[str, str]]:
     """Read a CSV of answers, as it was written or as a spreadsheet program has saved it."""
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        head = opened.readline()
-        opened.seek(0)
-        delimiter = max(",;\t", key=head.count)  # some programs save with another one
-        rows = list(csv.DictReader(opened, delimiter=delimiter, restval=""))
-    missing = [name for name in (*_SHOWN, *NAMES) if rows and name not in rows[0]]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 ({error}); save it as CSV in UTF-8") from error
+    # Some programs save with another delimiter.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    missing = [name for name in (*_SHOWN, *NAMES) if name not in (table.fieldnames or ())]
     if missing:
         raise UserError(f"{file}: columns are missing: {', '.join(missing)}; see {SHEET}")
-    return rows
+    return list(table)
 
 
 def key_path(folder: Path) -> Path:
@@ -210,7 +214,8 @@ def read_key(folder: Path, path: Path | None = None) -> Key:
     path = path or key_path(folder)
     if not path.is_file():
         raise UserError(f"{path}: the key of the sheet is not there; name it with --key")
-    key = Key(**json.loads(path.read_text(encoding="utf-8")))
+    with disk.reading(path, "copy it again from where the sheet was made"):
+        key = Key(**json.loads(path.read_text(encoding="utf-8")))
     if digest(read(folder)) != key.sheet:
         raise UserError(
             f"{path}: is not the key of {folder / SHEET}, or the sheet's questions, answers or "
