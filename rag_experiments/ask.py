@@ -40,8 +40,12 @@ def main() -> None:
 
 
 def describe(prediction: Prediction) -> str:
-    """An answer and the passages behind it, with p(z|x) and, where defined, p(z|x,y)."""
+    """An answer, the probabilities of labels where there are some, and the passages behind it,
+    with p(z|x) and, where defined, p(z|x,y)."""
     lines = [prediction.prediction or "(no answer)"]
+    if prediction.label_scores:
+        scores = (f"{label} {score:.2f}" for label, score in prediction.label_scores.items())
+        lines.append(f"  {', '.join(scores)}")
     for i, (passage_id, text) in enumerate(
         zip(prediction.passage_ids, prediction.passages, strict=True)
     ):

@@ -2,7 +2,7 @@
 
 `pipeline.json` names
 
-- `format`, `temperature`, `passages` (how many), `versions`;
+- `format`, `temperature` (of p(z|x)), `label_temperature`, `passages` (how many), `versions`;
 - `parts`: the SHA-256 of each part of the folder;
 - `weights`: of each key of the configuration that names pretrained weights which are not in the
   folder, a text that changes with them (a hash, or the commit of a model of the Hub);
@@ -161,6 +161,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         for name in ("parts", "weights", "whole"):
             facts[name] = dict(facts[name])
         facts["temperature"] = float(facts["temperature"])
+        # Before it was fitted, label scores were the model's own probabilities.
+        facts["label_temperature"] = float(facts.get("label_temperature", 1.0))
         for key, place in facts["whole"].items():
             if not (folder / place).resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{file}: whole.{key}: {place!r} is outside of the folder")

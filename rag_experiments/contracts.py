@@ -140,8 +140,8 @@ class Answer:
     text: str
     posterior: tuple[float, ...] = ()
     """p(z|x, y) of each passage, given this answer (empty: the model does not define it)."""
-    label_scores: dict[str, float] = field(default_factory=dict)
-    """Probability of each label, where the task has labels."""
+    label_log_probs: dict[str, float] = field(default_factory=dict)
+    """log p(label|x) of each label in nats, where the task has labels."""
     cited: tuple[str, ...] = ()
     """Ids of the passages that the text cites; empty ones where no passage has the number."""
     cut: bool = False
@@ -170,8 +170,10 @@ class Prediction:
     words: int = 0
     """Length of the summary that was asked for; 0: none was named."""
     gold_passage_ids: tuple[str, ...] = ()
+    label_log_probs: dict[str, float] = field(default_factory=dict)
+    """log p(label|x) of each label in nats, for tasks that have labels."""
     label_scores: dict[str, float] = field(default_factory=dict)
-    """Probability of each label, for tasks that have labels."""
+    """Probability of each label among the labels: softmax(log p(label|x) / temperature)."""
     cited: tuple[str, ...] = ()
     """Ids of the passages that were cited; an empty one where no passage has the number."""
     cut: bool = False
@@ -230,6 +232,9 @@ class Task(Protocol):
     """Name of the metric that early stopping and the best checkpoint follow."""
     labels: tuple[str, ...]
     """The classes, where the task has a closed set of answers; else empty."""
+    temperature: float | None
+    """Of label scores = softmax(log p(label|x) / temperature); None: fitted on validation data,
+    where there are labels."""
     max_answer_tokens: int | None
     """Longest generated answer, in tokens; None: labels are chosen, and nothing is generated."""
 

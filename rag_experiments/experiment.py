@@ -153,14 +153,25 @@ def _run(
             blind = [replace(question, passage_ids=()) for question in data.test]
             pipeline.fit_temperature(blind, test_hits, name="test")
 
+    fits_labels = bool(config.task.labels) and config.task.temperature is None
+    if fits_labels and not data.validation:
+        log.info("temperature of label scores: 1, for want of validation questions")
+        fits_labels = False
     if processes.is_first():
         with stage("untrained"):
+            if fits_labels and config.trainer.trains:  # else they are answered below
+                assert validation_hits is not None
+                answers = stages.answer(
+                    pipeline, data.validation, validation_hits, "untrained model, validation"
+                )
+                pipeline.fit_label_temperature(answers)
+            before = model.prompts.cut
             predictions = stages.answer(
                 pipeline, data.test, test_hits, progress="untrained model, test"
             )
+            truncated = model.prompts.cut - before
             if config.trainer.trains:  # else this is the final model, evaluated below
                 results.score("untrained", predictions)
-            truncated = model.prompts.cut
 
     validation: Mapping[str, float] = {}
     if config.trainer.trains:
@@ -175,7 +186,10 @@ def _run(
     if config.trainer.trains:
         with stage("test"):
             if config.trainer.trains_query_encoder:
-                test_hits = pipeline.search(data.test)
+                test_hits, validation_hits = pipeline.search(data.test), None
+            if fits_labels:  # anew: what was trained is surer, or less sure
+                answers = pipeline.predict(data.validation, validation_hits, "validation")
+                pipeline.fit_label_temperature(answers)
             before = model.prompts.cut
             predictions = pipeline.predict(data.test, test_hits, progress="trained model, test")
             truncated = model.prompts.cut - before
@@ -188,7 +202,8 @@ def _run(
             answers = stages.answer(
                 pipeline, data.validation, validation_hits, progress="validation"
             )
-            validation = score(config, answers)
+            validation = score(config, pipeline.fit_label_temperature(answers))
+            predictions = pipeline.score_labels(predictions)
             recorder.log_metrics({f"validation/{name}": v for name, v in validation.items()})
 
     with stage("saving"):
@@ -327,9 +342,8 @@ def train(
     def validate() -> dict[str, float]:
         if ranks_alone:
             return score_retrieval(data.validation, pipeline.search(data.validation))
-        return score(
-            config, pipeline.predict(data.validation, validation_hits, progress="validation")
-        )
+        answers = pipeline.predict(data.validation, validation_hits, progress="validation")
+        return score(config, pipeline.fit_label_temperature(answers))
 
     curves = Curves(recorder, output_dir / CURVES)
     trial = pruning.current_trial(config.task.objective)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from rag_experiments.contracts import (
     UserError,
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
+from rag_experiments.functional.text import normalize_answer
 from rag_experiments.retriever.base import find_vectors
 from rag_experiments.runtime.reproducibility import resolve_runtime
 from rag_experiments.shots import Shots
@@ -38,8 +40,9 @@ log = logging.getLogger(__name__)
 class RagPipeline:
     """Questions in, answers with their passages out.
 
-    `temperature` is that of p(z|x) = softmax(scores / temperature); `shots` are the training
-    questions that prompts show (None: they show none).
+    `temperature` is that of p(z|x) = softmax(scores / temperature), `label_temperature` that of
+    label scores = softmax(log p(label|x) / temperature), where the task has labels; `shots` are
+    the training questions that prompts show (None: they show none).
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class RagPipeline:
         searcher: Searcher,
         passages: Dataset,
         temperature: float = 1.0,
+        label_temperature: float = 1.0,
         shots: Shots | None = None,
     ):
         self.task = task
@@ -58,6 +62,7 @@ class RagPipeline:
         self.searcher = searcher
         self.passages = passages
         self.temperature = retriever.temperature or temperature
+        self.label_temperature = task.temperature or label_temperature
         self.shots = shots
         self._rows = {passage_id: row for row, passage_id in enumerate(passages["id"])}
 
@@ -181,7 +186,7 @@ class RagPipeline:
         hits = self.search(questions) if hits is None else hits
         examples = self.read_hits(questions, hits)
         answers = self.model.answer(examples, progress=progress)
-        return [
+        predictions = [
             Prediction(
                 id=question.id,
                 question=question.question,
@@ -196,7 +201,7 @@ class RagPipeline:
                 document=question.document,
                 words=question.words,
                 gold_passage_ids=question.passage_ids,
-                label_scores=answer.label_scores,
+                label_log_probs=answer.label_log_probs,
                 cited=answer.cited,
                 # A later line that was cut is no part of an answer in the first.
                 cut=answer.cut and answer.text.rstrip().endswith(self.task.parse(answer.text)),
@@ -205,6 +210,43 @@ class RagPipeline:
                 questions, hits, examples, answers, strict=True
             )
         ]
+        return self.score_labels(predictions)
+
+    def score_labels(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Predictions with the probabilities of their labels at the temperature as it is now."""
+        if not self.task.labels:
+            return list(predictions)
+        found = []
+        for prediction in predictions:
+            labels, scores = zip(*prediction.label_log_probs.items(), strict=True)
+            shares = np.exp(softmax_log_prior(scores, self.label_temperature)).tolist()
+            found.append(replace(prediction, label_scores=dict(zip(labels, shares, strict=True))))
+        return found
+
+    def fit_label_temperature(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Fit the temperature of label scores to the right labels of answers to validation
+        questions, unless the configuration sets it; return the answers with their new scores.
+
+        It is 1, the model's own probabilities, without any, or where none tells labels apart.
+        Training questions are no substitute: of these a trained model is surer than of others.
+        """
+        if not self.task.labels or self.task.temperature is not None:
+            return list(predictions)
+        scores = [list(p.label_log_probs.values()) for p in predictions]
+        right = [
+            [
+                normalize_answer(label) == normalize_answer(p.answers[0])
+                for label in p.label_log_probs
+            ]
+            for p in predictions
+        ]
+        fitted = fit_temperature(scores, right)
+        self.label_temperature = fitted or 1.0
+        text = "1, none of %d validation questions tells labels apart"
+        if fitted is not None:
+            text = f"{fitted:.4g}, fitted on %d validation questions"
+        log.info(f"temperature of label scores: {text}", len(predictions))
+        return self.score_labels(predictions)
 
     def prompts(self, question: Question, passage_ids: Sequence[str]) -> tuple[str, ...]:
         """What the generator reads to answer a question from passages, one text for each prompt."""
@@ -245,6 +287,7 @@ class RagPipeline:
         bundle.write_config(folder, raw, names, cache_dir)
         facts = {
             "temperature": self.temperature,
+            "label_temperature": self.label_temperature,
             "passages": len(self.passages),
             "weights": bundle.fingerprint_weights(names, cache_dir),
             "whole": {},
@@ -293,7 +336,16 @@ class RagPipeline:
             searcher = retriever.build(passages, runtime)
         network = model.load(task, runtime, encode_queries=by_vector, folder=folder)
         shots = Shots.load(folder, task)
-        return cls(task, retriever, network, searcher, passages, facts["temperature"], shots)
+        return cls(
+            task,
+            retriever,
+            network,
+            searcher,
+            passages,
+            facts["temperature"],
+            facts["label_temperature"],
+            shots,
+        )
 
 
 def _show(passage: Passage) -> str:

@@ -41,6 +41,7 @@ NOT_OF_RETRIEVAL = frozenset({"retriever.temperature"})
 NOT_OF_ANSWERS = frozenset(
     {
         "task.objective",
+        "task.temperature",  # of what is kept, log p(label|x), label scores are made anew
         "model.label_smoothing",
         "model.query_encoder",  # it decides what is retrieved, and that counts as such
         "model.generator.gradient_checkpointing",
@@ -104,7 +105,7 @@ class Stages:
             answers_key(self.config, self.runtime, examples), compute, write_answers, read_answers
         )
         prompts.cut = before + cut
-        return predictions
+        return pipeline.score_labels(predictions)
 
 
 # --- Keys -------------------------------------------------------------------------------------

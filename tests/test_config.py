@@ -58,6 +58,7 @@ class Task(Option):
     records: str = "questions"
     objective: str = "f1"
     labels: tuple[str, ...] = ()
+    temperature: None = None
     max_answer_tokens: int = 8
     system: str = ""
 

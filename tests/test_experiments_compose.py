@@ -91,7 +91,7 @@ def test_every_option_composes_and_is_sound(option, folder, composer):
     composer.plan([option, *(line.format(folder=folder) for line in companions)])
 
 
-LABEL_METRICS = {"accuracy", "macro_f1"}
+LABEL_METRICS = {"accuracy", "macro_f1", "calibration_error", "brier"}
 SUMMARY_METRICS = {"summary_length", "length_error", "grounded_in_document", "copied_2"}
 TEXT_METRICS = {"repetition", "coherence", "distinct_1", "distinct_2", "self_bleu"}
 SETS = {"question_answering", "yes_no", "summarization", "text_quality"}

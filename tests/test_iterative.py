@@ -168,7 +168,8 @@ def test_queries_of_later_hops_become_vectors(kind, runtime):
         return encoder.encode(texts)
 
     model = SimpleNamespace(query_encoder=SimpleNamespace(encode=encode))
-    pipeline = RagPipeline(None, option, model, searcher, FILMS)  # type: ignore[arg-type]
+    task = SimpleNamespace(temperature=None)
+    pipeline = RagPipeline(task, option, model, searcher, FILMS)  # type: ignore[arg-type]
     questions = [Question("q", "Who lived in Turin?")]
     (hits,) = pipeline.search(questions)
     assert len({hit.passage_id for hit in hits}) == 4

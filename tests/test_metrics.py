@@ -20,6 +20,8 @@ from rag_experiments.metrics.all_recall import AllRecall
 from rag_experiments.metrics.answer_in_context import AnswerInContext
 from rag_experiments.metrics.answer_length import AnswerLength
 from rag_experiments.metrics.bleu import Bleu
+from rag_experiments.metrics.brier import Brier
+from rag_experiments.metrics.calibration_error import CalibrationError
 from rag_experiments.metrics.citation_precision import CitationPrecision
 from rag_experiments.metrics.citation_share import CitationShare
 from rag_experiments.metrics.consistency import SampleConsistency
@@ -301,7 +303,7 @@ def test_every_option_composes_and_fits_a_task():
     assert options["question_answering"]["f1"].name == "f1"  # the objective is among them
     assert options["yes_no"]["accuracy"].name == "accuracy"
     assert options["summarization"]["rougeL"].name == "rougeL"
-    assert len({type(m) for made in options.values() for m in made.values()}) == 25
+    assert len({type(m) for made in options.values() for m in made.values()}) == 27
 
 
 def test_metrics_are_chosen_and_added_on_the_command_line():
@@ -325,6 +327,7 @@ def test_metrics_are_chosen_and_added_on_the_command_line():
         (lambda: Rouge(variant="rouge3"), "rougeL"),
         (lambda: Bleu(max_order=5), "less than or equal to 4"),
         (lambda: F1(k=2), "Extra inputs"),
+        (lambda: CalibrationError(bins=0), "greater than or equal to 1"),
     ],
 )
 def test_refuses_wrong_settings(make, message):
@@ -383,6 +386,12 @@ def test_metrics_as_evaluate_metrics_combine_offline(monkeypatch):
     }
     assert Relevance().load().compute(predictions=["3"], references=["How many?"]) == {
         "relevance": 1
+    }
+    scores = [[{"label": "yes", "score": 0.75}, {"label": "no", "score": 0.25}]]
+    labels = evaluate.combine([Brier().load(), CalibrationError().load()])
+    assert labels.compute(predictions=scores, references=["yes"]) == {
+        "brier": 2 / 4**2,
+        "calibration_error": 1 / 4,
     }
     found = SampleConsistency().load().compute(predictions=["b c"], references=[["b d"]])
     assert found == {"consistency_samples": (2 * 1) / (2 + 2)}

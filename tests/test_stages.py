@@ -92,6 +92,7 @@ ANEW = {
     "data": {"data"},  # what follows goes by the content that comes out
     "task": {"untrained"},
     "task.objective": set(),
+    "task.temperature": set(),
     "model": {"untrained"},
     "model.label_smoothing": set(),
     "model.generator.gradient_checkpointing": set(),

@@ -131,6 +131,7 @@ class Results:
         self.recorder.log_metrics(
             {
                 "retrieval/temperature": pipeline.temperature,
+                **({"label_temperature": pipeline.label_temperature} if labels else {}),
                 "retrieval/prior_entropy": mean_entropy(predictions),
                 "truncated_prompts": float(truncated),
                 **seconds,

@@ -11,13 +11,15 @@ from rag_experiments.contracts import Prediction
 from rag_experiments.metrics.base import ExampleMetric
 
 _TEXTS = ("prediction", "question", "document")
-"""Fields of a `Prediction` that are one text; the others have several, but for `words`."""
+"""Fields of a `Prediction` that are one text; the others have several, but for `words` and
+`label_scores`."""
 
 
 class _Wrapped(evaluate.Metric):
     """Hands predictions and references to a metric of this package.
 
-    `compute` returns `{name: value}`.
+    `compute` returns `{name: value}`. Label scores are given as a list of `{"label": ..., "score":
+    ...}`.
     """
 
     def __init__(self, metric: ExampleMetric, **kwargs: Any):
@@ -26,16 +28,13 @@ class _Wrapped(evaluate.Metric):
         super().__init__(config_name=metric.name, keep_in_memory=True, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
         predictions, references = self.metric.inputs
-        features = {"predictions": text if predictions in _TEXTS else [text]}
+        features = {"predictions": _feature(predictions)}
         options = [datasets.Features(features)]
         if references is not None:
-            kind = text if references in _TEXTS else [text]
-            if references == "words":
-                kind = datasets.Value("int64")
-            options = [datasets.Features({**features, "references": kind})]
+            options = [datasets.Features({**features, "references": _feature(references)})]
             if references == "answers":  # one accepted answer may be given without a list
+                text = datasets.Value("string")
                 options.append(datasets.Features({**features, "references": text}))
         return evaluate.MetricInfo(
             description=type(self.metric).__doc__ or "",
@@ -52,12 +51,23 @@ class _Wrapped(evaluate.Metric):
         return {self.metric.name: self.metric.aggregate(examples)}
 
 
+def _feature(kind: str) -> Any:
+    text = datasets.Value("string")
+    if kind == "words":
+        return datasets.Value("int64")
+    if kind == "label_scores":
+        return [{"label": text, "score": datasets.Value("float64")}]
+    return text if kind in _TEXTS else [text]
+
+
 def _example(index: int, kinds: tuple[str, str | None], row: tuple[Any, ...]) -> Prediction:
     fields: dict[str, Any] = {"question": "", "prediction": "", "answers": ()}
     for kind, value in zip(kinds, row, strict=False):
         assert kind is not None
         if kind in _TEXTS or kind == "words":
             fields[kind] = value
+        elif kind == "label_scores":
+            fields[kind] = {each["label"]: each["score"] for each in value}
         else:
             fields[kind] = (value,) if isinstance(value, str) else tuple(value)
     return Prediction(id=str(index), **fields)

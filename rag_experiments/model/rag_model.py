@@ -379,9 +379,8 @@ class RagModel(nn.Module):
             each = self.score_answers(state, slots, ids)
             scores.append(self.log_likelihood(each, prior, mask))
             posteriors.append(self.posterior(each, prior, mask))
-        probabilities = torch.softmax(torch.stack(scores, dim=1), dim=1)
         answers = []
-        for i, row in enumerate(probabilities.tolist()):
+        for i, row in enumerate(torch.stack(scores, dim=1).tolist()):
             best = max(range(len(labels)), key=row.__getitem__)
             posterior = posteriors[best]
             answers.append(

@@ -17,6 +17,7 @@ class QuestionAnswering(Option):
     name: ClassVar[str] = "question_answering"
     records: ClassVar[Literal["questions"]] = "questions"
     labels: ClassVar[tuple[str, ...]] = ()
+    temperature: ClassVar[None] = None  # there are no labels to score
 
     prompt: Prompt
     """How a question and its passages are written."""

@@ -17,6 +17,7 @@ class Summarization(Option):
     name: ClassVar[str] = "summarization"
     records: ClassVar[Literal["documents"]] = "documents"
     labels: ClassVar[tuple[str, ...]] = ()
+    temperature: ClassVar[None] = None  # there are no labels to score
 
     prompt: SummaryPrompt
     """How a document is written."""

@@ -26,6 +26,10 @@ class YesNo(Option):
     labels: tuple[str, ...] = ("yes", "no")
     """The classes. In YAML they need quotes: a bare no is read as false."""
 
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Of label scores = softmax(log p(label|x) / temperature); null: fitted on the validation
+    questions. It changes how sure the model says it is, never which label it chooses."""
+
     objective: Annotated[str, Field(min_length=1)] = "accuracy"
     """Metric that early stopping and the best checkpoint follow."""
 
