@@ -490,7 +490,9 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"or trainer={'contrastive' if alone else 'supervised'}"
             )
     if task is not None:
-        problems += _citation_conflicts(task, model, metrics if isinstance(metrics, dict) else {})
+        chosen = metrics if isinstance(metrics, dict) else {}
+        problems += _citation_conflicts(task, model, chosen)
+        problems += _abstention_conflicts(task, trainer, chosen)
     distractors = getattr(trainer, "distractors", None)
     if distractors is not None and retriever is not None and distractors > retriever.top_k:
         problems.append(
@@ -545,6 +547,27 @@ def _citation_conflicts(task: Any, model: Any, metrics: Mapping[str, Any]) -> li
         "task.prompt.passage: numbers passages, so that answers cite them, but model "
         f"{_name(model)} reads each in a prompt of its own; legal: model=concat, or a passage "
         "without {number}"
+    ]
+
+
+def _abstention_conflicts(task: Any, trainer: Any, metrics: Mapping[str, Any]) -> list[str]:
+    """Return where abstentions are scored unasked, or nothing tells the model of them."""
+    text = getattr(task, "abstention", None)
+    if text is None:
+        return [
+            f"metrics.{key}: scores abstentions, but there is no text for them; set "
+            "task.abstention, e.g. task.abstention=unanswerable, or leave the metric out"
+            for key, metric in metrics.items()
+            if "abstained" in getattr(metric, "inputs", ())
+        ]
+    prompt = getattr(task, "prompt", None)
+    told = getattr(prompt, "names_abstention", True) or getattr(prompt, "examples", 0)
+    learns = trainer is None or (trainer.trains and getattr(trainer, "trains_generator", True))
+    if told or learns:
+        return []
+    return [
+        f"task.abstention: {text!r}, but no {{abstention}} in the prompt asks for it and trainer "
+        f"{_name(trainer)} does not teach it; choose task/prompt=abstain, or trainer=supervised"
     ]
 
 

@@ -82,6 +82,8 @@ class Shot:
 class Question:
     """A question with its accepted answers and, where they are known, its gold passages.
 
+    Without an answer it is unanswerable, where the task knows such questions.
+
     It may also ask for the summary of a document: then `question` is the document's title (where
     it has none, its first sentence), `answers` are its reference summaries, and the fields that
     follow `group` say what is read of it.
@@ -178,12 +180,19 @@ class Prediction:
     """Ids of the passages that were cited; an empty one where no passage has the number."""
     cut: bool = False
     """Whether the prediction runs to the end of a generated text that came to no end itself."""
+    abstained: bool | None = None
+    """Whether the prediction says that there is no answer; None: the task knows no such text."""
     samples: tuple[str, ...] = ()
     """More answers, drawn from the model; empty where none were asked for."""
     rewordings: tuple[str, ...] = ()
     """The question in other words that mean the same; empty where none were asked for."""
     reworded_answers: tuple[str, ...] = ()
     """What was answered to each rewording."""
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether it is right to say that there is no answer."""
+        return self.abstained is not None and not self.answers
 
 
 @dataclass(frozen=True)
@@ -262,6 +271,10 @@ class Task(Protocol):
 
     def parse(self, text: str) -> str:
         """Answer in a generated text."""
+        ...
+
+    def abstains(self, answer: str) -> bool | None:
+        """Whether an answer says that there is none; None: the task knows no such answer."""
         ...
 
     def data_problems(self, questions: Sequence[Question]) -> list[str]:

@@ -202,6 +202,7 @@ class RagPipeline:
                 words=question.words,
                 gold_passage_ids=question.passage_ids,
                 label_log_probs=answer.label_log_probs,
+                abstained=self.task.abstains(self.task.parse(answer.text)),
                 cited=answer.cited,
                 # A later line that was cut is no part of an answer in the first.
                 cut=answer.cut and answer.text.rstrip().endswith(self.task.parse(answer.text)),

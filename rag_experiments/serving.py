@@ -73,6 +73,7 @@ class ServedModel(PythonModel):
 def describe(prediction: Prediction) -> dict[str, Any]:
     """Return an answer and its passages, best first, as a server sends it.
 
+    `abstained` says whether the answer is that there is none, where the model was trained for it.
     `prior` is p(z|x) of a passage; `posterior` p(z|x, y) given this answer, where the model
     defines it.
     """
@@ -90,6 +91,8 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     answer: dict[str, Any] = {"answer": prediction.prediction, "passages": passages}
     if prediction.label_scores:
         answer["label_scores"] = prediction.label_scores
+    if prediction.abstained is not None:
+        answer["abstained"] = prediction.abstained
     return answer
 
 

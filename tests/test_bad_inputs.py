@@ -409,7 +409,7 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         [
             (
                 "task.prompt.template: {question} is missing (placeholders here: {context},"
-                " {question}, {labels}): '{context}'"
+                " {question}, {labels}, {abstention}): '{context}'"
             )
         ],
     ),
@@ -419,7 +419,7 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         [
             (
                 "task.prompt.template: unknown placeholder {answr} (placeholders here: "
-                "{context}, {question}, {labels}): '{context} {question} {answr}'"
+                "{context}, {question}, {labels}, {abstention}): '{context} {question} {answr}'"
             )
         ],
     ),
@@ -430,7 +430,7 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
             (
                 "task.prompt.template: unknown placeholder {question.__class__}; did you "
                 "mean {question}?; {question} is missing (placeholders here: {context}, "
-                "{question}, {labels}): '{context} {question.__class__}'"
+                "{question}, {labels}, {abstention}): '{context} {question.__class__}'"
             )
         ],
     ),
@@ -440,7 +440,7 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         [
             (
                 "task.prompt.template: {question} is missing (placeholders here: {context},"
-                " {question}, {labels}): '{context} {question'"
+                " {question}, {labels}, {abstention}): '{context} {question'"
             )
         ],
     ),
@@ -1014,16 +1014,6 @@ DATA: list[tuple[str, dict[str, str | bytes], list[str]]] = [
         "an answer in a list in a list",
         {"train.jsonl": Q.replace('"x"', '["x"]')},
         [("own/train.jsonl:1:answers: ['x'] is of type list; legal: a text or a list of texts")],
-    ),
-    (
-        "no answer and no gold passage",
-        {"train.jsonl": Q.replace('"x"', "")},
-        [
-            (
-                "own/train.jsonl:1:answers: [] is empty, and so are the gold passages; "
-                "legal: either of them"
-            )
-        ],
     ),
     (
         "an id twice",

@@ -94,7 +94,6 @@ def test_every_problem_is_reported_at_once_with_file_line_and_field(tmp_path):
             {"id": "q3", "question": 7, "answers": ["x"]},
             {"id": "q4", "question": "Who?", "answers": ["x", None, " "]},
             ["q5"],
-            {"id": "q6", "question": "Why?", "answers": []},
         ],
     )
     assert problems_of(Folder(path=str(folder)), tmp_path) == [
@@ -108,7 +107,6 @@ def test_every_problem_is_reported_at_once_with_file_line_and_field(tmp_path):
         "d/train.jsonl:4:answers: null; legal: a text or a list of texts",
         "d/train.jsonl:4:answers: ' ' is empty; legal: a text or a list of texts",
         "d/train.jsonl:5: ['q5'] is not a JSON object; legal: {...}",
-        "d/train.jsonl:6:answers: [] is empty, and so are the gold passages; legal: either of them",
     ]
 
 

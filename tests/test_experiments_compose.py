@@ -55,6 +55,7 @@ COMPANIONS = {
     "task/prompt=summary_plain": SUMMARIES,
     "task=yes_no": ["data=folder", "data.path={folder}"],
     "task/prompt=label": ["task=yes_no"],
+    "task/prompt=abstain": ["task.abstention=unanswerable"],
 }
 
 
@@ -110,7 +111,7 @@ def test_every_metric_fits_a_task_and_composes_with_its_set(task, folder, compos
     lines = [f"task={task}", "data=folder", f"data.path={folder}", line]
     if task == "question_answering":
         lines += ["test.samples=2", "test.rewordings=true"]
-        lines += ["task/prompt=cite", "model=concat"]
+        lines += ["task/prompt=cite", "model=concat", "task.abstention=unanswerable"]
     run = composer.plan(lines).jobs[0]
     assert chosen - {"text_quality"} <= set(run.metrics)
 

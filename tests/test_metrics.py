@@ -303,7 +303,7 @@ def test_every_option_composes_and_fits_a_task():
     assert options["question_answering"]["f1"].name == "f1"  # the objective is among them
     assert options["yes_no"]["accuracy"].name == "accuracy"
     assert options["summarization"]["rougeL"].name == "rougeL"
-    assert len({type(m) for made in options.values() for m in made.values()}) == 27
+    assert len({type(m) for made in options.values() for m in made.values()}) == 29
 
 
 def test_metrics_are_chosen_and_added_on_the_command_line():

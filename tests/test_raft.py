@@ -76,6 +76,8 @@ def test_unknown_gold_passages_are_named_beforehand():
         "trainer.gold_share: 0.8, but 1 of 2 training questions have no known gold"
     )
     assert "'q2'" in line
+    unanswerable = Question("q3", "Where?")
+    assert Raft().data_problems(SimpleNamespace(train=(known, unanswerable))) == []
 
 
 def test_training_is_on_these_examples_and_validation_is_left_alone(monkeypatch, tmp_path):

@@ -47,7 +47,7 @@ class Model:
 
 def run(top_k: int = 2, found=FOUND, questions=QUESTIONS):
     pipeline = RagPipeline(
-        SimpleNamespace(parse=str.strip, labels=(), temperature=None),
+        SimpleNamespace(parse=str.strip, labels=(), temperature=None, abstains=lambda _: None),
         SimpleNamespace(top_k=top_k, temperature=0.5),
         Model(),
         searcher=None,  # nothing may be searched again

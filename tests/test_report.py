@@ -323,6 +323,20 @@ CASES = {
         [("trainer=supervised",), ("task/prompt=extract",)],
     ),
     "wrong_format, none": ({"bins": counts()}, []),
+    "answered_unanswerable": (
+        {"bins": counts(answered_unanswerable=2)},
+        [("task/prompt=abstain",), ("trainer=supervised",)],
+    ),
+    "answered_unanswerable, asked for it": (
+        {
+            "overrides": [
+                *("task.abstention=none", "task/prompt=abstain", "trainer=supervised"),
+            ],
+            "bins": counts(answered_unanswerable=2),
+        },
+        [("trainer.num_train_epochs=4.0",)],
+    ),
+    "answered_unanswerable, few": ({"bins": counts(answered_unanswerable=1)}, []),
     "not_in_knowledge_source, limited": (
         {
             "overrides": ["data.preparation.limit.passages=50", "data.preparation.max_words=40"],

@@ -40,7 +40,8 @@ class QuestionColumns(Option):
     """None: the id is a hash of the question."""
     question: Column = "question"
     answers: Column = "answers"
-    """A text or a list of texts: the accepted answers."""
+    """A text or a list of texts: the accepted answers. Whether there may be none is up to the
+    task."""
     passage_ids: Column | None = "passage_ids"
     """Optional field: ids of the gold passages."""
     group: Column | None = "group"
@@ -145,9 +146,6 @@ def read_questions(
         passage_ids = () if use_contexts else reader.identities(row, "passage_ids")
         group = reader.optional_text(row, "group")
         contexts = reader.texts(row, "context") if use_contexts else ()
-        if answers == () and passage_ids == () and not use_contexts:
-            place = f"{row.place}:{columns.answers}"
-            problems.add(place, "[] is empty, and so are the gold passages; legal: either of them")
         if use_contexts and contexts == ():
             problems.add(f"{row.place}:{columns.context}", "[] is empty; legal: one text or more")
         if (

@@ -4,7 +4,8 @@ A run's folder holds
 
 - `errors.jsonl`, one row for each test question in the order of the predictions: `id`, `bin` (one
   of `functional.attribution.BINS`), `form` (how it is right: `exact` or one of `FORMS`; null: it
-  is wrong), `question`, `answers`, `prediction`, `closed_book` and `gold` (what the same model
+  is wrong), `question`, `answers`, `prediction`, `abstained` (whether it says that there is no
+  answer; null: the task knows no such answer), `closed_book` and `gold` (what the same model
   answers without passages and from the gold passages alone; null: not asked), `closed_book_right`
   and `gold_right` (null likewise), `gold_source` (`annotated`, `answer_match`, `none`),
   `gold_passage_ids`, `gold_rank` (of the first gold passage, from 1; null: not retrieved), and
@@ -33,8 +34,8 @@ from rag_experiments.functional.attribution import (
     attribute,
     break_down,
     count_bins,
-    find_form,
     find_rank,
+    find_row_form,
     name_length,
     name_question_type,
     name_rank,
@@ -79,16 +80,20 @@ def explain(
     alone = [asdict(prediction) for prediction in references.get("gold", ())]
     bins = dict(attribute(rows, alone, labels=labels, gold=gold))
     answered = {
-        condition: {p.id: p.prediction for p in references.get(condition, ())}
+        condition: {p.id: p for p in references.get(condition, ())}
         for condition in ("closed_book", "gold")
     }
 
-    def is_right(condition: str, prediction: Prediction) -> bool | None:
-        text = answered[condition].get(prediction.id)
-        return None if text is None else find_form(text, prediction.answers, labels) is not None
+    def find_answer(condition: str, name: str) -> str | None:
+        found = answered[condition].get(name)
+        return None if found is None else found.prediction
+
+    def is_right(condition: str, name: str) -> bool | None:
+        found = answered[condition].get(name)
+        return None if found is None else find_row_form(asdict(found), labels) is not None
 
     explained = []
-    for prediction in predictions:
+    for prediction, row in zip(predictions, rows, strict=True):
         known = gold[prediction.id]
         rank = find_rank(prediction.passage_ids, known.passage_ids)
         answers = prediction.answers
@@ -96,19 +101,20 @@ def explain(
             {
                 "id": prediction.id,
                 "bin": bins[prediction.id],
-                "form": find_form(prediction.prediction, answers, labels),
+                "form": find_row_form(row, labels),
                 "question": prediction.question,
                 "answers": list(answers),
                 "prediction": prediction.prediction,
-                "closed_book": answered["closed_book"].get(prediction.id),
-                "closed_book_right": is_right("closed_book", prediction),
-                "gold": answered["gold"].get(prediction.id),
-                "gold_right": is_right("gold", prediction),
+                "abstained": prediction.abstained,
+                "closed_book": find_answer("closed_book", prediction.id),
+                "closed_book_right": is_right("closed_book", prediction.id),
+                "gold": find_answer("gold", prediction.id),
+                "gold_right": is_right("gold", prediction.id),
                 "gold_source": known.source,
                 "gold_passage_ids": list(known.passage_ids),
                 "gold_rank": rank,
                 "question_type": name_question_type(prediction.question),
-                "answer_length": name_length(answers[0] if answers else ""),
+                "answer_length": name_length(answers[0]) if answers else "no answer",
                 "retrieval_rank": name_rank(rank, known),
                 "group": prediction.group,
             }

@@ -116,4 +116,5 @@ def reads_the_same(pipeline: RagPipeline, hits: Sequence[Hit], prediction: Predi
 def metrics_of_answers(metrics: Sequence[Metric]) -> list[Metric]:
     """Metrics without those of retrieval, which would say again which passages were put in, and
     of label scores, whose temperature was fitted to what is retrieved."""
-    return [m for m in metrics if getattr(m, "inputs", ("prediction",))[0] == "prediction"]
+    of_answers = ("prediction", "abstained")
+    return [m for m in metrics if getattr(m, "inputs", of_answers)[0] in of_answers]

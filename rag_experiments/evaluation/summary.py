@@ -40,7 +40,7 @@ def print_summary(
     step = max(1, len(predictions) // EXAMPLES)
     for prediction in predictions[::step][:EXAMPLES]:
         console.print(f"\n[bold]{escape(prediction.question)}[/bold]")
-        expected = " | ".join(prediction.answers)
+        expected = " | ".join(prediction.answers) or "(no answer)"
         console.print(
             f"  answer:   {escape(prediction.prediction) or '(empty)'}   "
             f"[dim]expected: {escape(expected)}[/dim]"

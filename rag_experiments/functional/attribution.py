@@ -1,6 +1,7 @@
 """Why an answer is right or wrong: ordered rules, of which the first that holds gives the bin.
 
-1. `right`: the prediction is, character by character, the first accepted answer.
+1. `right`: the prediction is, character by character, the first accepted answer; or it says that
+   there is no answer (it abstains), and there is none.
 2. `right_other_form`: it is another form of an accepted answer. `normalization`: the first
    accepted answer but for case, punctuation and articles; `synonym`: another accepted answer,
    compared likewise; `containment`: an accepted answer stands in it, in whole words. The reverse
@@ -8,18 +9,21 @@
    answer such as yes or no counts only where the prediction begins with it.
 3. `wrong_format`: it has no words, is none of the task's labels, or ran on to the longest answer
    allowed without coming to an end.
-4. `not_in_knowledge_source`: the knowledge source holds no gold passage.
-5. `not_retrieved`: it does, but none was among those that the model was shown. One gold passage
+4. `answered_unanswerable`: there is no answer, where the task knows such questions, and the
+   prediction does not say so. An abstention on a question that has an answer is a wrong answer
+   like any other, whose bin the next rules give.
+5. `not_in_knowledge_source`: the knowledge source holds no gold passage.
+6. `not_retrieved`: it does, but none was among those that the model was shown. One gold passage
    is enough; a question that needs several of them at once is not told apart.
-6. `distracted`: one was shown, and the model is right (1 or 2) from the gold passages alone.
+7. `distracted`: one was shown, and the model is right (1 or 2) from the gold passages alone.
    Where several are gold and some were not retrieved, it may also have lacked those.
-7. `reading_failure`: one was shown, and the model is wrong from the gold passages alone, too.
-8. `unattributed`: what tells the bin is missing: accepted answers, gold passages, or the
+8. `reading_failure`: one was shown, and the model is wrong from the gold passages alone, too.
+9. `unattributed`: what tells the bin is missing: accepted answers, gold passages, or the
    prediction from the gold passages alone.
 
 Gold passages are weak where nobody annotated them (`answer_match`): those that contain an accepted
-answer stand in, also for single questions without any in annotated data. Then 4 says that no
-passage has the answer's words, and 5 to 7 that some passage has them, about whatever.
+answer stand in, also for single questions without any in annotated data. Then 5 says that no
+passage has the answer's words, and 6 to 8 that some passage has them, about whatever.
 
 Nothing here is more than counting: a bin says where to look, not that a change there helps.
 """
@@ -42,6 +46,7 @@ BINS = {
     "right": "the accepted answer, as it is written",
     "right_other_form": "an accepted answer in other words or with words around it",
     "wrong_format": "empty, not one of the labels, or not ended in time",
+    "answered_unanswerable": "an answer where there is none",
     "not_in_knowledge_source": "no gold passage in the knowledge source",
     "not_retrieved": "a gold passage is there, but was not retrieved",
     "distracted": "retrieved and wrong, but right from the gold passages alone",
@@ -101,13 +106,16 @@ def find_bin(
     gold: Gold,
 ) -> str:
     """Return the first bin whose rule holds for a prediction."""
-    if not row["answers"]:
+    unanswerable = row.get("abstained") is not None and not row["answers"]
+    if not row["answers"] and not unanswerable:
         return "unattributed"
-    form = find_form(row["prediction"], row["answers"], labels)
+    form = find_row_form(row, labels)
     if form is not None:
         return "right" if form == "exact" else "right_other_form"
     if has_wrong_format(row, labels):
         return "wrong_format"
+    if unanswerable:
+        return "answered_unanswerable"
     if gold.source == "none":
         return "unattributed"
     if not gold.passage_ids:
@@ -116,8 +124,20 @@ def find_bin(
         return "not_retrieved"
     if gold_row is None:
         return "unattributed"
-    alone = find_form(gold_row["prediction"], row["answers"], labels)
+    alone = find_row_form(gold_row, labels)
     return "reading_failure" if alone is None else "distracted"
+
+
+def find_row_form(row: Mapping[str, Any], labels: Sequence[str] = ()) -> str | None:
+    """Return how the prediction of a row is right: `exact` or one of FORMS; None where it is not.
+
+    That there is no answer (`abstained`; null or absent: the task knows no such answer) is right,
+    and `exact`, where there is none, and wrong elsewhere, whatever words it is said in.
+    """
+    abstained, answers = row.get("abstained"), row["answers"]
+    if abstained is not None and (abstained or not answers):
+        return "exact" if abstained and not answers else None
+    return find_form(row["prediction"], answers, labels)
 
 
 def find_form(prediction: str, answers: Sequence[str], labels: Sequence[str] = ()) -> str | None:

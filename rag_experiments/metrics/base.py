@@ -53,6 +53,17 @@ class ExampleMetric(Option):
         return wrap(self)
 
 
+def score_abstention(prediction: Prediction) -> float | None:
+    """Return 1 where an answer says that there is none, and there is none, and 0 where only one of
+    the two holds; None where a question with an answer is answered, and the texts are compared.
+
+    As in SQuAD 2.0: Rajpurkar et al. 2018, https://arxiv.org/abs/1806.03822
+    """
+    if not (prediction.abstained or prediction.unanswerable):
+        return None
+    return float(bool(prediction.abstained) and prediction.unanswerable)
+
+
 class CorpusMetric(ExampleMetric):
     """A metric of all examples together, e.g. BLEU."""
 

@@ -16,5 +16,7 @@ class CitationShare(ExampleMetric):
     inputs: ClassVar[tuple[str, str | None]] = ("cited", None)
 
     def score(self, prediction: Prediction) -> float | None:
-        """Return 0 or 1; None without passages."""
-        return float(any(prediction.cited)) if prediction.passage_ids else None
+        """Return 0 or 1; None without passages, and where the answer says that there is none."""
+        if not prediction.passage_ids or prediction.abstained:
+            return None
+        return float(any(prediction.cited))

@@ -11,8 +11,8 @@ from rag_experiments.contracts import Prediction
 from rag_experiments.metrics.base import ExampleMetric
 
 _TEXTS = ("prediction", "question", "document")
-"""Fields of a `Prediction` that are one text; the others have several, but for `words` and
-`label_scores`."""
+"""Fields of a `Prediction` that are one text; the others have several, but for `words`,
+`abstained` and `label_scores`."""
 
 
 class _Wrapped(evaluate.Metric):
@@ -53,8 +53,8 @@ class _Wrapped(evaluate.Metric):
 
 def _feature(kind: str) -> Any:
     text = datasets.Value("string")
-    if kind == "words":
-        return datasets.Value("int64")
+    if kind in ("words", "abstained"):
+        return datasets.Value("int64" if kind == "words" else "bool")
     if kind == "label_scores":
         return [{"label": text, "score": datasets.Value("float64")}]
     return text if kind in _TEXTS else [text]
@@ -64,7 +64,7 @@ def _example(index: int, kinds: tuple[str, str | None], row: tuple[Any, ...]) ->
     fields: dict[str, Any] = {"question": "", "prediction": "", "answers": ()}
     for kind, value in zip(kinds, row, strict=False):
         assert kind is not None
-        if kind in _TEXTS or kind == "words":
+        if kind in _TEXTS or kind in ("words", "abstained"):
             fields[kind] = value
         elif kind == "label_scores":
             fields[kind] = {each["label"]: each["score"] for each in value}

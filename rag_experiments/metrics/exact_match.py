@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.text import normalize_answer
-from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric, score_abstention
 
 
 class ExactMatch(ExampleMetric):
@@ -19,7 +19,12 @@ class ExactMatch(ExampleMetric):
     tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
 
     def score(self, prediction: Prediction) -> float | None:
-        """Return 0 or 1; None where there is no accepted answer."""
+        """Return 0 or 1; None where there is no accepted answer.
+
+        Where answers may say that there is none, that alone counts (`score_abstention`).
+        """
+        if (known := score_abstention(prediction)) is not None:
+            return known
         if not prediction.answers:
             return None
         answers = {normalize_answer(answer) for answer in prediction.answers}

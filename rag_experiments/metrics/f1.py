@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.text import compute_overlap, tokenize
-from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric
+from rag_experiments.metrics.base import QUESTION_ANSWERING, ExampleMetric, score_abstention
 
 
 class F1(ExampleMetric):
@@ -21,7 +21,12 @@ class F1(ExampleMetric):
     tasks: ClassVar[frozenset[str]] = QUESTION_ANSWERING
 
     def score(self, prediction: Prediction) -> float | None:
-        """Return a number from 0 to 1; None where there is no accepted answer."""
+        """Return a number from 0 to 1; None where there is no accepted answer.
+
+        Where answers may say that there is none, that alone counts (`score_abstention`).
+        """
+        if (known := score_abstention(prediction)) is not None:
+            return known
         if not prediction.answers:
             return None
         words = tokenize(prediction.prediction)

@@ -21,9 +21,10 @@ class Grounded(ExampleMetric):
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", "passages")
 
     def score(self, prediction: Prediction) -> float | None:
-        """Return a number from 0 to 1; None without passages or without words in the answer."""
+        """Return a number from 0 to 1; None without passages or words in the answer, and where
+        it says that there is none."""
         words = tokenize(prediction.prediction)
-        if not prediction.passages or not words:
+        if not prediction.passages or not words or prediction.abstained:
             return None
         known = {word for passage in prediction.passages for word in tokenize(passage)}
         return sum(word in known for word in words) / len(words)

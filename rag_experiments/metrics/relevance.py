@@ -36,7 +36,9 @@ class Relevance(ExampleMetric):
     inputs: ClassVar[tuple[str, str | None]] = ("prediction", "question")
 
     def score(self, prediction: Prediction) -> float | None:
-        """Return 0 or 1."""
+        """Return 0 or 1; None where the answer says that there is none."""
+        if prediction.abstained:
+            return None
         answer = prediction.prediction
         if _REFUSAL.search(answer):
             return 0.0

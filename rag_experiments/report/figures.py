@@ -24,7 +24,8 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY, INK = "#56B4E9", "#CC79A7", "#F0E442", "#A0A0A0", "#222222"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, INK)
 STYLES = ("-", "--", ":", "-.")
-BIN_COLORS = dict(zip(BINS, (BLUE, SKY, PURPLE, GREY, ORANGE, YELLOW, RED, "#DDDDDD"), strict=True))
+_BIN_COLORS = (BLUE, SKY, PURPLE, GREEN, GREY, ORANGE, YELLOW, RED, "#DDDDDD")
+BIN_COLORS = dict(zip(BINS, _BIN_COLORS, strict=True))
 TRAIN_SIZE = "data.preparation.limit.train"
 
 RULES: Any = {
@@ -123,9 +124,12 @@ def error_bins(comparison: Comparison) -> Drawing | None:
         return None
     figure = _figure(1.3 + _rows(settings, 0.5))
     axes = figure.add_axes(_box(figure, left=3.1, right=0.3, top=0.75, bottom=0.5))
+    # Its legend has no place for one that few tasks know.
+    rare = "answered_unanswerable"
+    shown = [name for name in BINS if name != rare or any(s.share(name) for s in settings)]
     for row, setting in enumerate(settings):
         start = 0.0
-        for name in BINS:
+        for name in shown:
             share = setting.share(name)
             label = name.replace("_", " ") if row == 0 else None
             color = BIN_COLORS[name]

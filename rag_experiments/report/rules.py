@@ -187,6 +187,20 @@ def wrong_format(evidence: Evidence) -> Iterator[Proposal]:
         yield Proposal((f"task/prompt={prompt}",), reason, share)
 
 
+def answered_unanswerable(evidence: Evidence) -> Iterator[Proposal]:
+    """10% or more of the answers are to questions that have none: say in the prompt what to answer
+    then, and train where nothing was trained, else longer."""
+    share = evidence.setting.share("answered_unanswerable")
+    if share < MANY:
+        return
+    reason = f"{evidence.count('answered_unanswerable')}: the model does not say that there is none"
+    if evidence.option("task/prompt") != "abstain":
+        yield Proposal(("task/prompt=abstain",), reason, share)
+    more = _more_training(evidence)
+    if more:
+        yield Proposal(more, reason, share)
+
+
 def not_in_knowledge_source(evidence: Evidence) -> Iterator[Proposal]:
     """10% or more of the answers have no gold passage in the knowledge source: use all of its
     passages and their whole text, or bring more documents."""
@@ -261,6 +275,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Proposal]], ...] = (
     distracted,
     reading_failure,
     wrong_format,
+    answered_unanswerable,
     not_in_knowledge_source,
     closed_book,
     no_gain,

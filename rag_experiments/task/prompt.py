@@ -69,19 +69,20 @@ class Prompt(Templates):
         "example": ("question", "answer"),
     }
     optional: ClassVar[Names] = {
-        "system": ("labels",),
-        "template": ("labels",),
+        "system": ("labels", "abstention"),
+        "template": ("labels", "abstention"),
         "passage": ("title", "number"),
-        "closed_book": ("labels",),
+        "closed_book": ("labels", "abstention"),
         "example": ("context",),
     }
 
     template: str
     """Prompt with passages: {context} is the passages, {question} the question, and {labels},
-    in tasks that have labels, the labels ("yes, no or maybe")."""
+    in tasks that have labels, the labels ("yes, no or maybe"). {abstention} is what to answer
+    where there is no answer (`task.abstention`)."""
 
     closed_book: str
-    """Prompt without passages: {question}, and {labels} as above."""
+    """Prompt without passages: {question}, {labels} and {abstention} as above."""
 
     passage: str = "{text}"
     """How one passage is written: {text} and, where wanted, {title}. Where a passage has no
@@ -111,15 +112,21 @@ class Prompt(Templates):
     {context}; then questions without a gold passage are not shown."""
 
     system: str = ""
-    """System message for chat models; empty for none. May have {labels}."""
+    """System message for chat models; empty for none. May have {labels} and {abstention}."""
 
     @property
     def uses_labels(self) -> bool:
         """Whether {labels} stands anywhere in the prompt."""
-        return any(
-            "labels" in find_placeholders(text)
-            for text in (self.system, self.template, self.closed_book)
-        )
+        return self._names("labels")
+
+    @property
+    def names_abstention(self) -> bool:
+        """Whether {abstention} stands anywhere in the prompt."""
+        return self._names("abstention")
+
+    def _names(self, placeholder: str) -> bool:
+        texts = (self.system, self.template, self.closed_book)
+        return any(placeholder in find_placeholders(text) for text in texts)
 
     @property
     def cites(self) -> bool:
@@ -138,9 +145,14 @@ class Prompt(Templates):
         labels: Sequence[str] = (),
         shots: Sequence[Shot] = (),
         seed: int = 0,
+        abstention: str = "",
     ) -> str:
         """Return the prompt of a question; `passages` are best first (none: closed book)."""
-        values = {"question": question, "labels": join_labels(labels)}
+        values = {
+            "question": question,
+            "labels": join_labels(labels),
+            "abstention": abstention,
+        }
         template = self.closed_book
         if passages:
             ordered = self.arrange(question, passages, seed)
@@ -173,9 +185,9 @@ class Prompt(Templates):
                 values["answer"] = add_citation(shot.answer, 1)
         return fill(self.example, values)
 
-    def render_system(self, labels: Sequence[str] = ()) -> str:
+    def render_system(self, labels: Sequence[str] = (), abstention: str = "") -> str:
         """Return the system message."""
-        return fill(self.system, {"labels": join_labels(labels)})
+        return fill(self.system, {"labels": join_labels(labels), "abstention": abstention})
 
 
 def add_citation(answer: str, number: int) -> str:

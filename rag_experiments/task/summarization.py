@@ -46,6 +46,10 @@ class Summarization(Option):
         """Return the whole text on one line: a summary may have several."""
         return " ".join(text.split())
 
+    def abstains(self, answer: str) -> bool | None:
+        """Return None: every document has a summary."""
+        return None
+
     def cited(
         self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0
     ) -> tuple[str, ...]:

@@ -81,6 +81,11 @@ class YesNo(Option):
                 "prompt: has {number}, which asks for citations, but the task yes_no scores its "
                 "labels alone; remove {number} or choose task=question_answering"
             )
+        if self.prompt.names_abstention:
+            raise ValueError(
+                "prompt: has {abstention}, but the task yes_no has labels alone; make one of "
+                'task.labels, e.g. ["yes", "no", "unknown"], or choose task=question_answering'
+            )
         return self
 
     def render(self, question: Question, passages: Sequence[Passage] = (), seed: int = 0) -> str:
@@ -106,6 +111,10 @@ class YesNo(Option):
             if words[: len(expected)] == expected:
                 return label
         return ""
+
+    def abstains(self, answer: str) -> bool | None:
+        """Return None: for a question without an answer there may be a label."""
+        return None
 
     def cited(
         self, text: str, question: Question, passages: Sequence[Passage], seed: int = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from rag_experiments.contracts import PreparedData
 from rag_experiments.trainer.query import QueryTrainer
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class Distill(QueryTrainer):
     """Passages of a question that are weighed."""
     teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
     """What log-probabilities of the answer are divided by: the larger, the more equal weights."""
+
+    def data_problems(self, data: PreparedData) -> list[str]:
+        """What a training lacks in the data, one line each."""
+        if data.train and not any(question.answers for question in data.train):
+            return [
+                "trainer: Distill learns from what makes answers likely, but no training question "
+                "has one; give some, or use trainer=contrastive"
+            ]
+        return super().data_problems(data)
 
     def _loop(self) -> type[Loop]:
         from rag_experiments.trainer.query_loop import DistillLoop

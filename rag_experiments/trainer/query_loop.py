@@ -149,7 +149,15 @@ class DistillLoop(QueryLoop):
 
     def items(self) -> list[Weighed]:
         option, training = cast(Distill, self.option), self.training
-        questions = [example.question for example in training.examples]
+        asked = [example.question for example in training.examples]
+        questions = [question for question in asked if question.answers]
+        if len(questions) < len(asked):
+            log.warning(
+                "%d of %d training questions have no answer that passages could make likely, and "
+                "are left out",
+                len(asked) - len(questions),
+                len(asked),
+            )
         found = training.retrieve.examples(questions, top_k=option.passages)
         several = [example for example in found if len(example.passages) > 1]
         if len(several) < len(found):

@@ -35,15 +35,15 @@ class Raft(GradientTrainer):
     """
 
     gold_share: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Share of the training questions that have their gold passage; the others have distractors
-    alone."""
+    """Share of the training questions with a gold passage that have it in their prompt; the others
+    have distractors alone, as do questions without an answer."""
 
     distractors: Annotated[int, Field(ge=1)] | None = None
     """Passages beside the gold one, at most; null: one fewer than retriever.top_k."""
 
     def data_problems(self, data: PreparedData) -> list[str]:
-        """Say how many training questions have no known gold passage."""
-        without = [question.id for question in data.train if not question.passage_ids]
+        """Say how many training questions have an answer, but no known gold passage."""
+        without = [q.id for q in data.train if q.answers and not q.passage_ids]
         if not without:
             return []
         return [
@@ -63,10 +63,10 @@ class Raft(GradientTrainer):
 
         The gold passage is the best that was retrieved, or else the first of the question.
         """
-        order = list(range(len(examples)))
+        order = [i for i, example in enumerate(examples) if example.question.passage_ids]
         draw = random.Random(seed)
         draw.shuffle(order)
-        with_gold = set(order[: round(self.gold_share * len(examples))])
+        with_gold = set(order[: round(self.gold_share * len(order))])
         made = [
             self._mix(example, retrieve, draw, i in with_gold) for i, example in enumerate(examples)
         ]
