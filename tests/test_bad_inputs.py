@@ -1250,6 +1250,14 @@ SAVED: list[tuple[str, str, Callable[[Path], None], str, str]] = [
         f"); {COPY}",
     ),
     (
+        "a temperature of labels that is a word",
+        FACTS,
+        change(label_temperature="hot"),
+        "load",
+        "{run}/model/pipeline.json: damaged (ValueError: could not convert string to float: 'hot'"
+        f"); {COPY}",
+    ),
+    (
         "weights outside of the folder",
         FACTS,
         change(whole={"model.generator.weights": "../.."}),
