@@ -1,4 +1,4 @@
-"""Add documents to a saved model: python -m rag_experiments.add_passages RUN FILE."""
+"""Add documents to a saved model: python -m rag_experiments.add_passages RUN SOURCE."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ SHOWN = 5
 
 
 def main() -> None:
-    """Add the passages of a file to the index of a saved run; its model stays as it is."""
+    """Add passages to the index of a saved run; its model stays as it is."""
     parser = argparse.ArgumentParser(
         prog="python -m rag_experiments.add_passages", description=main.__doc__
     )
     parser.add_argument("run", type=Path, help="folder of a run, as it printed it")
     parser.add_argument(
-        "file", type=Path, help="passages with id, title and text: JSON lines, CSV or Parquet"
+        "source",
+        type=Path,
+        help="passages with id, title and text (JSON lines, CSV or Parquet), or a folder of "
+        "documents (Markdown, text, PDF)",
     )
     parser.add_argument(
         "--replace", action="store_true", help="put passages in the place of those with their ids"
@@ -41,7 +44,7 @@ def main() -> None:
     try:
         said = add_passages(
             arguments.run,
-            arguments.file,
+            arguments.source,
             replace=arguments.replace,
             device=arguments.device,
             cache_dir=arguments.cache_dir,
@@ -54,7 +57,7 @@ def main() -> None:
 
 def add_passages(
     run: Path,
-    file: Path,
+    source: Path,
     *,
     replace: bool = False,
     device: str = "auto",
@@ -87,14 +90,14 @@ def add_passages(
     names = bundle.base_weights({"retriever": retriever}, folder)
     bundle.check_weights(names, facts, runtime.cache_dir)
     old = Dataset.from_parquet(str(folder / "passages.parquet"))
-    new = read_passages(file, raw, runtime)
+    new = read_passages(source, raw, runtime)
     known = set(new["document_id"])
     again = sorted(known & set(old["document_id"]))
     if again and not replace:
         raise UserError(
-            f"{file}: {len(again)} of {len(known)} documents have ids that are in the index, e.g. "
-            f"{', '.join(map(repr, again[:SHOWN]))}; give them other ids, or put them in the place "
-            "of those with --replace"
+            f"{source}: {len(again)} of {len(known)} documents have ids that are in the index, "
+            f"e.g. {', '.join(map(repr, again[:SHOWN]))}; give them other ids, or put them in the "
+            "place of those with --replace"
         )
     kept = old.select([row for row, name in enumerate(old["document_id"]) if name not in known])
     passages = concatenate_datasets([kept, new.cast(kept.features)])
@@ -122,26 +125,34 @@ def add_passages(
     )
 
 
-def read_passages(file: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
-    """Read a file of passages, and prepare them as the data of a run was prepared."""
+def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
+    """Read passages, and prepare them as the data of a run was prepared."""
     from rag_experiments import config
-    from rag_experiments.data import records
+    from rag_experiments.data import corpus, records
     from rag_experiments.data.preparation import Limit, Preparation
     from rag_experiments.data.problems import Problems
-    from rag_experiments.data.source import find_passages_problems, open_passages
+    from rag_experiments.data.source import find_passages_problems, is_corpus, open_passages
 
-    found = find_passages_problems(str(file))
+    found = find_passages_problems(str(source))
     if found:
         raise UserError([line.removeprefix("passages: ") for line in found])
     problems = Problems()
-    table = open_passages(file, problems)
+    table = open_passages(source, problems)
     read = records.read_passages(table, records.PassageColumns(), problems)
     if not read.passages and not problems.count:
         problems.add(table.name, "there is no passage in it")
-    problems.raise_if_any()
     preparation: Any = Preparation()
     if "preparation" in raw.data:  # an option of one's own may have none
         preparation = config.build(raw.data.preparation, "data.preparation")
+    if is_corpus(source) and not preparation.shortens:
+        long = corpus.describe_long([passage.text for passage in read.passages])
+        if long is not None:
+            problems.add(
+                str(source),
+                f"{long}: the run does not chunk its passages (data.preparation.chunk.unit: null); "
+                "give shorter ones, or a run that does",
+            )
+    problems.raise_if_any()
     preparation = preparation.model_copy(update={"limit": Limit()})
     empty: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
     return preparation.prepare(read.passages, empty, read.notes, runtime).passages

@@ -117,9 +117,13 @@ def data_key(config: Run, runtime: Runtime) -> Key | None:
     if files is None:
         return None
     contents = {str(file): weights.hash_file(file) for file in files}
-    parts = describe(config.data, "data", runtime.cache_dir) | libraries("datasets", "tokenizers")
+    parts = describe(config.data, "data", runtime.cache_dir)
+    parts |= libraries("datasets", "tokenizers", "markdown-it-py", "pypdf")
+    beside = getattr(config.data, "not_read", list)()
     drawn = {"seed": runtime.seed} if getattr(config.data, "draws", False) else {}
-    return make_key("data", DATA, {**parts, **drawn, "files": contents, **_code("data")})
+    return make_key(
+        "data", DATA, {**parts, **drawn, "files": contents, "not read": beside, **_code("data")}
+    )
 
 
 def retrieval_key(

@@ -600,8 +600,8 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         ["data=files", "data.train=own/train.jsonl"],
         [
             (
-                "data.passages: null; legal: a file or folder of passages, or null with "
-                "columns.context, the field of the questions that holds their passages"
+                "data.passages: null; legal: a file of passages, a folder of documents, or null "
+                "with columns.context, the field of the questions that holds their passages"
             )
         ],
     ),

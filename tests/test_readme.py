@@ -43,6 +43,8 @@ def test_command_is_taken(command, tmp_path, monkeypatch):
         (folder / f"{name}.jsonl").write_text("{}\n")
     (tmp_path / "questions.csv").write_text("id,Question,Answer\n")
     (tmp_path / "passages.csv").write_text("id,title,text\n")
+    (tmp_path / "my_documents").mkdir()
+    (tmp_path / "my_documents" / "note.md").write_text("A note.\n")
     metrics = tmp_path / "my_conf" / "metrics"
     metrics.mkdir(parents=True)
     (metrics / "my_metric.yaml").write_text(

@@ -338,6 +338,19 @@ def test_known_ids_are_refused_unless_they_are_to_be_replaced(copy, tmp_path, mo
     assert after.passage(known).title == "Ligase"
 
 
+def test_a_folder_of_documents_is_added(copy, tmp_path):
+    folder = tmp_path / "new"
+    (folder / "enzymes").mkdir(parents=True)
+    (folder / "enzymes" / "ligase.md").write_text("# Ligase\n\nDNA ligase  joins fragments.\n")
+    (folder / "long.txt").write_text("word " * 201)
+    with pytest.raises(UserError, match=r"1 of 2 documents are longer than 200 .* not chunk"):
+        add_passages.add_passages(copy, folder)
+    (folder / "long.txt").unlink()
+    add_passages.add_passages(copy, folder)
+    added = RagPipeline.load(copy).passage("enzymes/ligase.md")
+    assert (added.title, added.text) == ("Ligase", "DNA ligase joins fragments.")
+
+
 def test_a_wrong_record_is_named_by_file_line_and_field(copy, tmp_path):
     file = write(tmp_path / "new" / "more.jsonl", NEW, {"id": "new-2", "text": 3.5, "title": ""})
     with pytest.raises(UserError, match=r"more.jsonl:2:text: "):

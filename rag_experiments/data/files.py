@@ -20,8 +20,8 @@ class Files(Source):
     """Questions in JSON lines, CSV (`.tsv`: tab-separated) or Parquet, one file a split.
 
     Where validation or test is absent it is taken from train, by a stable hash of the id.
-    The passages are the file that `passages` names, or the contexts of the questions
-    (`columns.context`).
+    The passages are the file or the folder of documents that `passages` names, or the contexts of
+    the questions (`columns.context`).
     """
 
     train: str | None = None
@@ -50,7 +50,7 @@ class Files(Source):
         context = not isinstance(self.columns, QuestionColumns) or self.columns.context
         if self.passages is None and context is None:
             found.append(
-                "passages: null; legal: a file or folder of passages, or null with "
+                "passages: null; legal: a file of passages, a folder of documents, or null with "
                 "columns.context, the field of the questions that holds their passages"
             )
         return found + super().problems()

@@ -92,8 +92,8 @@ class Hub(Source):
         context = not isinstance(self.columns, QuestionColumns) or self.columns.context
         if self.passages is None and context is None:
             found.append(
-                "passages: null; legal: a file or folder of passages, a Hub data set (dataset, "
-                "config_name, split, columns), or null with columns.context"
+                "passages: null; legal: a file of passages, a folder of documents, a Hub data set "
+                "(dataset, config_name, split, columns), or null with columns.context"
             )
         for name in ("validation_ids", "test_ids"):
             value = getattr(self, name)

@@ -71,6 +71,10 @@ class Mixture(Option):
             found += files
         return found
 
+    def not_read(self) -> list[str]:
+        """What the parts pass over beside their files."""
+        return [note for part in self.parts.values() for note in getattr(part, "not_read", list)()]
+
     def load(self, runtime: Runtime) -> PreparedData:
         """Read every part and put them together; UserError as the parts raise it, by part."""
         from datasets import concatenate_datasets

@@ -96,6 +96,11 @@ class Preparation(Option):
     """Passages (chunks) are cut after so many words."""
     limit: Limit = Limit()
 
+    @property
+    def shortens(self) -> bool:
+        """Whether it says what becomes of passages that are long."""
+        return self.chunk.unit is not None or self.max_words is not None
+
     def prepare(
         self,
         passages: Sequence[Passage],

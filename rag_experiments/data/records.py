@@ -83,7 +83,7 @@ class ReadQuestions:
 
 def read_passages(table: Table, columns: PassageColumns, problems: Problems) -> ReadPassages:
     """Read and check the passages of a table."""
-    result = ReadPassages()
+    result = ReadPassages(notes=list(table.notes))
     reader = Fields(table, columns, problems, required=("id", "text"))
     places: dict[str, str] = {}
     for row in reader.rows():

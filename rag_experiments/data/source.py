@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime
+from rag_experiments.data import corpus
 from rag_experiments.data.documents import DocumentColumns, prepare_documents, read_documents
 from rag_experiments.data.preparation import Preparation
 from rag_experiments.data.problems import Problems, list_names, number, quote
@@ -57,8 +58,8 @@ class Source(Option):
 
     passages: Any = None
     """The knowledge source: None for the data's own passages, or a file (JSON lines, CSV,
-    Parquet) or folder with a file `passages`, so that one collection serves several question
-    sets."""
+    Parquet), a folder with a file `passages`, or one of documents (Markdown, text, PDF), so that
+    one collection serves several question sets."""
     passage_columns: PassageColumns = PassageColumns()
     """Columns of the file that `passages` names."""
     unknown_passage_ids: Literal["refuse", "drop"] = "refuse"
@@ -94,7 +95,13 @@ class Source(Option):
 
     def problems(self) -> list[str]:
         """What is wrong with the paths, found before anything is read."""
-        return find_passages_problems(self.passages)
+        found = find_passages_problems(self.passages)
+        if self._reads_corpus() and self.passage_columns != PassageColumns():
+            found.append(
+                f"passage_columns: are those of a file of records, but passages={self.passages!r} "
+                "is a folder of documents; leave them out"
+            )
+        return found
 
     def files(self) -> list[Path] | None:
         """Every file that `load` reads, so that data is told by their content before it is read;
@@ -102,11 +109,22 @@ class Source(Option):
         return None
 
     def passages_files(self) -> list[Path]:
-        """The file that `passages` names, where it names one."""
+        """The files that `passages` names, where it names some."""
         if not isinstance(self.passages, str):
             return []
         path = Path(self.passages).expanduser()
+        if is_corpus(path):
+            return list(corpus.list_documents(path).documents)
         return [find_in_folder(path, "passages") or path]
+
+    def not_read(self) -> list[str]:
+        """What stands beside the documents of a folder and is not read: notes tell of it."""
+        if not self._reads_corpus():
+            return []
+        return list(corpus.list_documents(Path(self.passages).expanduser()).notes)
+
+    def _reads_corpus(self) -> bool:
+        return isinstance(self.passages, str) and is_corpus(Path(self.passages).expanduser())
 
     def load(self, runtime: Runtime) -> PreparedData:
         """Read every record, check it and prepare it.
@@ -172,6 +190,7 @@ class Source(Option):
         if tables.passages is not None:
             read = read_passages(tables.passages, tables.passage_columns, problems)
             notes += read.notes
+            self._check_lengths(read.passages, problems)
             if columns.context is not None:
                 notes.append("The contexts of the questions are not used: passages are given.")
         passages_are_whole = problems.count == 0
@@ -216,6 +235,18 @@ class Source(Option):
             {name: [row.question for row in rows] for name, rows in splits.items()},
             notes,
         )
+
+    def _check_lengths(self, passages: Sequence[Passage], problems: Problems) -> None:
+        """Note documents that would be cut, unless that is what the preparation is told to do."""
+        if self.preparation.shortens or not self._reads_corpus():
+            return
+        long = corpus.describe_long([passage.text for passage in passages])
+        if long is not None:
+            problems.add(
+                "data.preparation.chunk.unit",
+                f"null, but {long}; set data.preparation.chunk.unit=words (100 of them, see "
+                "chunk.size), or data.preparation.max_words to read the beginnings alone",
+            )
 
     def _separator(self) -> str:
         return "|"
@@ -276,14 +307,33 @@ def find_passages_problems(passages: Any) -> list[str]:
     if not isinstance(passages, str):
         return []
     path = Path(passages).expanduser()
+    if is_corpus(path):
+        found = corpus.find_corpus_problems(path, corpus.list_documents(path))
+        return [f"passages: {problem}" for problem in found]
     if path.is_dir():
+        if find_in_folder(path, "passages") is None:
+            names = sorted(other.name for other in path.iterdir())
+            return [
+                f"passages: {str(path)!r} holds neither passages.jsonl (.csv, .parquet) nor "
+                f"documents ({', '.join(corpus.SUFFIXES)}); {list_names('passages.jsonl', names)}"
+            ]
         return [f"passages: {problem}" for problem in _find_stem_problems(path, "passages")]
     problem = find_file_problem(path)
     return [f"passages: {problem}"] if problem else []
 
 
+def is_corpus(path: Path) -> bool:
+    """Whether a path is a folder of documents; a file `passages` in it makes it none."""
+    if not path.is_dir() or find_in_folder(path, "passages") is not None:
+        return False
+    listing = corpus.list_documents(path)
+    return bool(listing.documents or listing.problems)
+
+
 def open_passages(path: Path, problems: Problems, delimiter: str = ",") -> Table:
-    """Table of a file of passages, or of the file `passages` in a folder."""
+    """Table of a file of passages, of the file `passages` in a folder, or of its documents."""
+    if is_corpus(path):
+        return corpus.open_corpus(path, problems)
     return open_table(find_in_folder(path, "passages") or path, problems, delimiter)
 
 

@@ -36,6 +36,8 @@ class Table:
     """Whether every value is text, so that lists are written as text (CSV)."""
     readable: bool = True
     """False where the source could not be read at all; its problem is noted already."""
+    notes: tuple[str, ...] = ()
+    """What was not read of the source, in sentences."""
 
 
 def open_table(path: Path, problems: Problems, delimiter: str = ",") -> Table:
@@ -86,7 +88,7 @@ def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
                 # Only the first line can start with a byte order mark.
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
-                problems.add(place, _describe_bytes(error))
+                problems.add(place, describe_bytes(error))
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     return  # UTF-16: every line after it would be wrong as well
                 continue
@@ -141,7 +143,8 @@ def _is_unicode(record: Any) -> bool:
     return True
 
 
-def _describe_bytes(error: UnicodeDecodeError) -> str:
+def describe_bytes(error: UnicodeDecodeError) -> str:
+    """What is wrong with the bytes of a text, and what to do."""
     byte = error.object[error.start]
     return f"byte 0x{byte:02x} at position {error.start + 1} is not UTF-8; save the file as UTF-8"
 
@@ -153,7 +156,7 @@ def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        problems.add(f"{path}:{line}", _describe_bytes(error))
+        problems.add(f"{path}:{line}", describe_bytes(error))
         return unreadable
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

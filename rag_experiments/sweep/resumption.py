@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments.contracts import UserError
+from rag_experiments.data.corpus import list_documents
+from rag_experiments.data.source import is_corpus
 from rag_experiments.runtime import disk
 
 STATE = "sweep.json"
@@ -70,7 +72,8 @@ def _texts(value: Any) -> Iterator[str]:
 def _files(text: str) -> list[Path]:
     try:
         path = Path(text).expanduser()
-        return [file for file in (path, *path.glob("*")) if file.is_file()]
+        documents = list_documents(path).documents if is_corpus(path) else ()
+        return [file for file in (path, *path.glob("*"), *documents) if file.is_file()]
     except (OSError, RuntimeError, ValueError):  # a text that is no path
         return []
 
