@@ -20,6 +20,7 @@ FLOORS = {
     "weights": 1,
     "encoder": 1,
     "resident": 1,
+    "spreadsheet": 1,
     "store": 1,  # it knows no stage, and the retriever keeps embeddings in it
     **dict.fromkeys(ROOMS, 2),
     "config": 3,
@@ -39,6 +40,7 @@ FLOORS = {
     "evaluate": 5,
     "add_passages": 5,
     "rating": 5,
+    "draft": 5,
     "report": 5,
     "export": 5,
     "upload": 5,

@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from rag_experiments.contracts import UserError
 from rag_experiments.rating.criteria import NAMES, NO_JUDGMENT, TEXTS, VALUES
-from rag_experiments.rating.sheet import SHEET, Item, read_table
+from rag_experiments.rating.sheet import COLUMNS, SHEET, Item
+from rag_experiments.spreadsheet import read_table
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def read_filled(path: Path, items: list[Item]) -> Answers:
     known = {item.name: item for item in items}
     answers: Answers = {}
     problems = []
-    for number, row in enumerate(read_table(path), start=2):
+    for number, row in enumerate(read_table(path, COLUMNS), start=2):
         item = known.get(row["item"].strip())
         # Not the answer: spreadsheet programs take some for numbers or dates.
         if item is None or item.question.split() != row["question"].split():

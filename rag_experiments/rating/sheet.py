@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -15,9 +13,12 @@ from typing import Any
 from rag_experiments.contracts import UserError
 from rag_experiments.rating.criteria import CRITERIA, NAMES, TEXTS, Criterion
 from rag_experiments.runtime import disk
+from rag_experiments.spreadsheet import read_table, write_table
 
 SHEET = "sheet.csv"
 _SHOWN = ("item", "question", "expected", "answer")
+COLUMNS = (*_SHOWN, *NAMES)
+"""Of every sheet; passages and texts may be absent."""
 _PASSAGE = "passage_"
 
 
@@ -167,26 +168,11 @@ def read(folder: Path) -> list[Item]:
             row["answer"],
             tuple(v for k, v in row.items() if k.startswith(_PASSAGE) and v),
         )
-        for row in read_table(file)
+        for row in read_table(file, COLUMNS)
     ]
     if not items:
         raise UserError(f"{file}: holds no answer")
     return items
-
-
-def read_table(file: Path) -> list[dict[str, str]]:
-    """Read a CSV of answers, as it was written or as a spreadsheet program has saved it."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not UTF-8 ({error}); save it as CSV in UTF-8") from error
-    # Some programs save with another delimiter.
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
-    missing = [name for name in (*_SHOWN, *NAMES) if name not in (table.fieldnames or ())]
-    if missing:
-        raise UserError(f"{file}: columns are missing: {', '.join(missing)}; see {SHEET}")
-    return list(table)
 
 
 def key_path(folder: Path) -> Path:
@@ -233,21 +219,17 @@ def digest(items: Sequence[Item]) -> str:
 def _write(file: Path, items: Sequence[Item]) -> None:
     depth = max(len(item.passages) for item in items)
     passages = [f"{_PASSAGE}{number}" for number in range(1, depth + 1)]
-    # With a mark of the encoding, without which spreadsheet programs garble Greek letters.
-    with file.open("w", encoding="utf-8-sig", newline="") as opened:
-        writer = csv.DictWriter(opened, [*_SHOWN, *passages, *NAMES, *TEXTS], restval="")
-        writer.writeheader()
-        for item in items:
-            expected = json.dumps(item.expected, ensure_ascii=False) if item.expected else ""
-            writer.writerow(
-                {
-                    "item": item.name,
-                    "question": item.question,
-                    "expected": expected,
-                    "answer": item.answer,
-                    **dict(zip(passages, item.passages, strict=False)),
-                }
-            )
+    rows = (
+        {
+            "item": item.name,
+            "question": item.question,
+            "expected": json.dumps(item.expected, ensure_ascii=False) if item.expected else "",
+            "answer": item.answer,
+            **dict(zip(passages, item.passages, strict=False)),
+        }
+        for item in items
+    )
+    write_table(file, [*_SHOWN, *passages, *NAMES, *TEXTS], rows)
 
 
 def _shared(sources: Sequence[Source]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Questions for documents that have none: drafted, judged by a person, and trained on."""

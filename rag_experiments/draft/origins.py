@@ -1,0 +1,134 @@
+"""Who drafts: rules for English, and the generator of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rag_experiments.contracts import Example, Passage, Question, UserError
+from rag_experiments.data.splits import place_id
+from rag_experiments.functional.drafting import (
+    LONGEST_QUESTION,
+    draft_questions,
+    find_answers,
+    find_common_words,
+)
+from rag_experiments.functional.questions import find_answer_kind, fits_kind
+from rag_experiments.functional.text import contains_answer
+
+if TYPE_CHECKING:
+    from rag_experiments.config import Run
+
+ORIGINS = ("rules", "generator")
+
+OPEN = ("model/generator", "model.generator", "device", "precision", "cache_dir")
+"""Keys of a run that say which generator writes, and on what."""
+
+ASKED = 4
+"""Answers that the generator writes a question for, for each one that is wanted: most of a small
+one's are no questions, or do not find their passage."""
+
+_SYSTEM = "You write short quiz questions."
+_TEMPLATE = (
+    'Text: {context}\n\nWrite one question about the text whose answer is "{question}". '
+    "Do not use the answer in the question."
+)
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A draft with the place of its passage."""
+
+    row: int
+    question: str
+    answer: str
+    origin: str
+
+
+def draft_by_rules(passages: Sequence[Passage]) -> list[Drafted]:
+    """Return what the rules make of all passages."""
+    common = frozenset[str]().union(*(find_common_words(passage.text) for passage in passages))
+    return [
+        Drafted(row, draft.question, draft.answer, f"rule: {draft.rule}")
+        for row, passage in enumerate(passages)
+        for draft in draft_questions(passage.text, common)
+    ]
+
+
+def compose_generator(overrides: Sequence[str]) -> Run:
+    """Return the run whose generator writes; raise UserError where a key is of anything else."""
+    from rag_experiments.composition.composer import Composer
+    from rag_experiments.composition.overrides import read_key
+
+    problems = [
+        f"--overrides: {line!r} is not of the generator; legal: {', '.join(OPEN)}"
+        for line in overrides
+        if not any(
+            read_key(line) == key or read_key(line).startswith((f"{key}.", f"{key}/"))
+            for key in OPEN
+        )
+    ]
+    if problems:
+        raise UserError(problems)
+    return Composer().plan(["model=concat", *overrides]).jobs[0]
+
+
+def draft_by_generator(passages: Sequence[Passage], count: int, run: Run) -> list[Drafted]:
+    """Return questions that a generator writes for names and figures of the passages.
+
+    It is shown a passage and an answer that stands in it, and its first line is kept where it
+    asks for such an answer and does not give it away. `ASKED` times `count` are written.
+    """
+    from rag_experiments.runtime.reproducibility import resolve_runtime
+    from rag_experiments.task.prompt import Prompt
+    from rag_experiments.task.question_answering import QuestionAnswering
+
+    wanted = [
+        (row, answer)
+        for row, passage in enumerate(passages)
+        for answer in find_answers(passage.text)
+    ]
+    wanted = sorted(wanted, key=lambda each: place_id(f"{each[0]} {each[1]}", "draft"))
+    wanted = wanted[: ASKED * count]
+    runtime = resolve_runtime(run.cache_dir, run.device, run.precision, run.seed)
+    found = run.model.generator.device_problems(runtime.device)
+    if found:
+        raise UserError([f"model.generator.{line}" for line in found])
+    prompt = Prompt(
+        system=_SYSTEM, template=_TEMPLATE, closed_book="{question}", passage="{title}. {text}"
+    )
+    task = QuestionAnswering(prompt=prompt, max_answer_tokens=2 * LONGEST_QUESTION)
+    model = run.model.load(task, runtime, encode_queries=False)
+    examples = [
+        Example(Question(str(i), answer), (passages[row],), (0.0,))
+        for i, (row, answer) in enumerate(wanted)
+    ]
+    written = model.answer(examples, progress="writing questions")
+    drafts = (
+        Drafted(row, read_question(text.text), answer, "generator")
+        for (row, answer), text in zip(wanted, written, strict=True)
+    )
+    return [draft for draft in drafts if asks_for(draft.question, draft.answer)]
+
+
+def read_question(text: str) -> str:
+    """Return the question that a generator has written: its first line up to the question mark."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = re.sub(r"^[\W\d_]*(?:question\b)?[\W\d_]*", "", line, flags=re.IGNORECASE)
+    asked, mark, _ = line.partition("?")
+    return asked.strip() + mark
+
+
+def asks_for(question: str, answer: str) -> bool:
+    """Whether a text is one short question for an answer of this form, and does not hold it."""
+    kind = find_answer_kind(question)
+    return (
+        question.endswith("?")
+        and 4 <= len(question.split()) <= LONGEST_QUESTION
+        and kind not in ("any", "yes_no", "explanation")
+        and fits_kind(answer, kind)
+        and not (kind in ("person", "place") and answer[0].isdigit())
+        and not contains_answer(question, answer)
+    )
