@@ -30,11 +30,26 @@ ASKED = 4
 """Answers that the generator writes a question for, for each one that is wanted: most of a small
 one's are no questions, or do not find their passage."""
 
-_SYSTEM = "You write short quiz questions."
-_TEMPLATE = (
-    'Text: {context}\n\nWrite one question about the text whose answer is "{question}". '
-    "Do not use the answer in the question."
-)
+_TEMPLATE = """\
+Text: The tower of Pisa was begun in 1173 and leans because of the soft ground under it.
+Answer: soft ground
+Question: What makes the tower of Pisa lean?
+
+Text: Coffee. The plant reached Java in 1696 with Adriaan van Ommen, who sailed from Malabar.
+Answer: Adriaan van Ommen
+Question: Who brought the coffee plant to Java?
+
+Text: A violin has four strings. They are tuned in fifths, and the lowest is tuned to G.
+Answer: G
+Question: To which note is the lowest string of a violin tuned?
+
+Text: Bread is left to rise for 90 minutes before it is baked.
+Answer: 90 minutes
+Question: How long is bread left to rise?
+
+Text: {context}
+Answer: {question}
+Question:"""
 
 
 @dataclass(frozen=True)
@@ -96,9 +111,7 @@ def draft_by_generator(passages: Sequence[Passage], count: int, run: Run) -> lis
     found = run.model.generator.device_problems(runtime.device)
     if found:
         raise UserError([f"model.generator.{line}" for line in found])
-    prompt = Prompt(
-        system=_SYSTEM, template=_TEMPLATE, closed_book="{question}", passage="{title}. {text}"
-    )
+    prompt = Prompt(template=_TEMPLATE, closed_book="{question}", passage="{title}. {text}")
     task = QuestionAnswering(prompt=prompt, max_answer_tokens=2 * LONGEST_QUESTION)
     model = run.model.load(task, runtime, encode_queries=False)
     examples = [

@@ -10,8 +10,12 @@ from rag_experiments.contracts import UserError
 from rag_experiments.data.fields import hash_text
 from rag_experiments.data.problems import Problems, number, quote
 from rag_experiments.data.splits import place_id
-from rag_experiments.draft import origins as drafting
-from rag_experiments.draft.origins import Drafted
+from rag_experiments.draft.origins import (
+    Drafted,
+    compose_generator,
+    draft_by_generator,
+    draft_by_rules,
+)
 from rag_experiments.draft.passages import Passages, read_passages
 from rag_experiments.functional.text import contains_answer
 from rag_experiments.spreadsheet import read_table, write_table
@@ -36,7 +40,7 @@ def make(
     _refuse_existing(output)
     if overrides and "generator" not in origins:
         raise UserError("--overrides: are the generator's; give --origins generator as well")
-    run = drafting.compose_generator(overrides) if "generator" in origins else None
+    run = compose_generator(overrides) if "generator" in origins else None
     read = read_passages(source)
     documents = len({passage.id for passage in read.passages})
     notes = [
@@ -47,10 +51,10 @@ def make(
     share = -(-questions // len(origins))
     for origin in origins:
         if origin == "rules":
-            drafts = drafting.draft_by_rules(read.passages)
+            drafts = draft_by_rules(read.passages)
         else:
             assert run is not None
-            drafts = drafting.draft_by_generator(read.passages, share, run)
+            drafts = draft_by_generator(read.passages, share, run)
         drafts = _drop_repeated(drafts, kept)
         found = _keep_found(drafts, read, top_k)
         chosen = {*sorted(found, key=lambda draft: place_id(draft.question, "draft"))[:share]}
