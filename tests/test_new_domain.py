@@ -63,11 +63,10 @@ def write_domain(home: Path) -> None:
 
 
 def test_the_extra_of_the_first_step_is_one():
-    tomllib = pytest.importorskip("tomllib")
     install, *_ = steps()
     assert install == "pip install -e '.[pdf]'"
-    project = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    assert any(name.startswith("pypdf") for name in project["optional-dependencies"]["pdf"])
+    project = (README.parent / "pyproject.toml").read_text("utf-8")
+    assert re.search(r'^pdf = \["pypdf', project, re.MULTILINE)
 
 
 @pytest.mark.slow

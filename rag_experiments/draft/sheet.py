@@ -89,7 +89,8 @@ def collect(table: Path, output: Path) -> str:
     """
     _refuse_existing(output)
     problems = Problems()
-    examples, rows_of = [], {}
+    examples: list[dict[str, object]] = []
+    rows_of: dict[str, int] = {}
     dropped = undecided = 0
     for row_number, row in enumerate(read_table(table, COLUMNS), start=2):
         place = f"{table}:row {row_number}"
