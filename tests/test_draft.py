@@ -229,15 +229,18 @@ class _Model:
 def test_the_generator_writes_questions_for_answers_that_stand_there(monkeypatch):
     run = origins.compose_generator(["model/generator=tiny_causal"])
     GlobalHydra.instance().clear()
-    asked = "Who digests proteins in the stomach?"
+    assert run.model.generator.chat is False
     model = _Model(
-        {"Claude Bernard": f'Question: "{asked}" It is easy.\nMore', "30 minutes": f"{asked}"}
+        {
+            "Claude Bernard\nQuestion:": 'Question: "In whose stomach are proteins broken?" Easy.',
+            "30 minutes\nQuestion: How many minutes": " is it\nuntil proteins are broken?",
+        }
     )
     monkeypatch.setattr(type(run.model), "load", lambda *_, **__: model)
     drafts = origins.draft_by_generator([Passage("food.txt", "", PEPSIN)], 5, run)
-    assert sorted(model.shown) == ["30 minutes", "Claude Bernard"]
+    assert sorted(model.shown) == sorted(model.texts)
     assert [(d.row, d.answer, d.question, d.origin) for d in drafts] == [
-        (0, "Claude Bernard", asked, "generator")
+        (0, "Claude Bernard", "In whose stomach are proteins broken?", "generator")
     ]
     monkeypatch.setattr(origins, "ASKED", 1)
     origins.draft_by_generator([Passage("food.txt", "", PEPSIN)], 1, run)
@@ -258,18 +261,42 @@ def test_the_question_is_the_first_line_that_asks(text, question):
 
 
 @pytest.mark.parametrize(
+    ("answer", "opening"),
+    [
+        ("1898", "In which year"),
+        ("3.5%", "What percentage"),
+        ("30 minutes", "How many minutes"),
+        ("4 °C", "How"),
+        ("5000", "How"),
+        ("Marie Curie", ""),
+    ],
+)
+def test_how_a_question_for_a_figure_begins(answer, opening):
+    assert origins.open_question(answer) == opening
+
+
+GEL = "The gel runs for 30 minutes. It was run by Marie Curie in 1898. Curie liked gels."
+
+
+@pytest.mark.parametrize(
     ("question", "answer", "good"),
     [
-        ("How long does the gel run?", "30 minutes", True),
-        ("How long does it run for 30 minutes?", "30 minutes", False),
-        ("Who runs the gel here?", "30", False),
+        ("How many minutes does the gel run?", "30 minutes", True),
+        ("How long does the gel run for 30 minutes?", "30 minutes", False),
+        ("Who runs the gel here?", "30 minutes", False),
         ("Does the gel run long?", "30 minutes", False),
         ("The gel runs how long", "30 minutes", False),
         ("How long?", "30 minutes", False),
+        ("How many minutes does the gel run in a laboratory of the old city?", "30 minutes", False),
+        ("How many minutes was it liked?", "30 minutes", False),
+        ("In which year was it run?", "1898", True),
+        ("What was the gel run in?", "1898", False),
+        ("By whom was it run?", "Marie Curie", True),
+        ("When was it run by her?", "Marie Curie", False),
     ],
 )
 def test_a_written_question_asks_for_its_answer(question, answer, good):
-    assert asks_for(question, answer) is good
+    assert asks_for(question, answer, GEL) is good
 
 
 def test_a_tiny_generator_is_run(documents, tmp_path, monkeypatch, capsys):

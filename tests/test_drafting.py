@@ -138,7 +138,7 @@ def test_marks_of_lists_are_passed_over_and_questions_come_once():
 def test_names_and_figures_may_be_asked_for():
     text = (
         "The gel runs for 30 minutes at 4 °C, says Marie Curie of the Institute of Radium. "
-        "Later 3.5% of 1,000 samples were lost in 1898. Rest."
+        "Later 3.5% of 1,000 samples were lost in 1898, and 17 were not. Rest: It is B or 5."
     )
     assert find_answers(text) == [
         "30 minutes",
@@ -148,5 +148,6 @@ def test_names_and_figures_may_be_asked_for():
         "3.5%",
         "1,000 samples",
         "1898",
+        "17",
     ]
     assert find_answers("") == []

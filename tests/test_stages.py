@@ -315,6 +315,8 @@ def test_the_seed_counts_where_training_questions_are_drawn(runs, tmp_path):
         ("faiss-cpu", {"index", "retrieval"}),
         ("peft", {"untrained"}),
         ("datasets", {"data"}),
+        ("markdown-it-py", {"data"}),
+        ("pypdf", {"data"}),
     ],
 )
 def test_a_library_counts_where_results_depend_on_it(runs, tmp_path, monkeypatch, library, anew):

@@ -16,6 +16,7 @@ from rag_experiments.functional.drafting import (
     find_common_words,
 )
 from rag_experiments.functional.questions import find_answer_kind, fits_kind
+from rag_experiments.functional.sentences import content_words, find_sentences
 from rag_experiments.functional.text import contains_answer
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ Answer: 90 minutes
 Question: How long is bread left to rise?
 
 Text: {context}
-Answer: {question}
-Question:"""
+Answer: {question}"""
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,16 @@ def compose_generator(overrides: Sequence[str]) -> Run:
     ]
     if problems:
         raise UserError(problems)
-    return Composer().plan(["model=concat", *overrides]).jobs[0]
+    # Plain text goes on with a question; a chat template makes small models answer instead.
+    return Composer().plan(["model=concat", "model.generator.chat=false", *overrides]).jobs[0]
 
 
 def draft_by_generator(passages: Sequence[Passage], count: int, run: Run) -> list[Drafted]:
     """Return questions that a generator writes for names and figures of the passages.
 
-    It is shown a passage and an answer that stands in it, and its first line is kept where it
-    asks for such an answer and does not give it away. `ASKED` times `count` are written.
+    It is shown a passage, an answer that stands in it, and for figures how the question begins
+    (`open_question`). What it writes is kept where `asks_for` holds. `ASKED` times `count` are
+    written.
     """
     from rag_experiments.runtime.reproducibility import resolve_runtime
     from rag_experiments.task.prompt import Prompt
@@ -112,18 +114,33 @@ def draft_by_generator(passages: Sequence[Passage], count: int, run: Run) -> lis
     if found:
         raise UserError([f"model.generator.{line}" for line in found])
     prompt = Prompt(template=_TEMPLATE, closed_book="{question}", passage="{title}. {text}")
-    task = QuestionAnswering(prompt=prompt, max_answer_tokens=2 * LONGEST_QUESTION)
+    task = QuestionAnswering(prompt=prompt, max_answer_tokens=32)
     model = run.model.load(task, runtime, encode_queries=False)
+    openings = [open_question(answer) for _, answer in wanted]
     examples = [
-        Example(Question(str(i), answer), (passages[row],), (0.0,))
-        for i, (row, answer) in enumerate(wanted)
+        Example(
+            Question(str(i), f"{answer}\nQuestion: {opening}".rstrip()), (passages[row],), (0.0,)
+        )
+        for i, ((row, answer), opening) in enumerate(zip(wanted, openings, strict=True))
     ]
     written = model.answer(examples, progress="writing questions")
     drafts = (
-        Drafted(row, read_question(text.text), answer, "generator")
-        for (row, answer), text in zip(wanted, written, strict=True)
+        Drafted(row, read_question(f"{opening} {text.text}"), answer, "generator")
+        for (row, answer), opening, text in zip(wanted, openings, written, strict=True)
     )
-    return [draft for draft in drafts if asks_for(draft.question, draft.answer)]
+    return [d for d in drafts if asks_for(d.question, d.answer, passages[d.row].text)]
+
+
+def open_question(answer: str) -> str:
+    """Return how a question for a figure begins; empty for a name, which says less."""
+    if re.fullmatch(r"1[5-9]\d\d|20\d\d", answer):
+        return "In which year"
+    if answer.endswith("%"):
+        return "What percentage"
+    if answer[0].isdigit():
+        unit = answer.partition(" ")[2]
+        return f"How many {unit}" if unit.isalpha() else "How"
+    return ""
 
 
 def read_question(text: str) -> str:
@@ -134,14 +151,21 @@ def read_question(text: str) -> str:
     return asked.strip() + mark
 
 
-def asks_for(question: str, answer: str) -> bool:
-    """Whether a text is one short question for an answer of this form, and does not hold it."""
+def asks_for(question: str, answer: str, text: str) -> bool:
+    """Whether it is one short question for an answer of this form, about where the answer stands.
+
+    It does not hold the answer, and half of its content words, but for those that it opens with,
+    are in sentences of the text that have the answer.
+    """
     kind = find_answer_kind(question)
-    return (
-        question.endswith("?")
-        and 4 <= len(question.split()) <= LONGEST_QUESTION
-        and kind not in ("any", "yes_no", "explanation")
-        and fits_kind(answer, kind)
-        and not (kind in ("person", "place") and answer[0].isdigit())
-        and not contains_answer(question, answer)
-    )
+    figure = answer[0].isdigit()
+    if not question.endswith("?") or not 4 <= len(question.split()) <= LONGEST_QUESTION:
+        return False
+    if kind not in (("time", "quantity") if figure else ("person", "place", "thing")):
+        return False
+    if not fits_kind(answer, kind) or contains_answer(question, answer):
+        return False
+    sentences = (text[start:end] for start, end in find_sentences(text))
+    around = {w for s in sentences if contains_answer(s, answer) for w in content_words(s)}
+    asked = {*content_words(question)} - {*content_words(open_question(answer))}
+    return 2 * len(asked & around) >= len(asked) > 0

@@ -128,19 +128,22 @@ def find_answers(text: str) -> list[str]:
     """Return what a question may ask for, in the order of a text: its names and figures.
 
     A name is a run of capitalized words that does not open a sentence; a figure goes with the
-    word behind it, "30 minutes".
+    word behind it, "30 minutes". Single characters are neither.
     """
     found: dict[str, None] = {}
     for start, end in find_sentences(text):
         sentence = text[start:end]
         first = sentence.split(None, 1)[0] if sentence.strip() else ""
         for match in _ANSWER.finditer(sentence, len(first)):
-            found.setdefault(match[0], None)
+            figure, _, unit = match[0].partition(" ")
+            answer = figure if unit.lower() in FUNCTION_WORDS else match[0]
+            if len(answer) > 1 and answer.lower() not in FUNCTION_WORDS:
+                found.setdefault(answer, None)
     return list(found)
 
 
 _ANSWER = re.compile(
-    r"(?<![\w.,-])\d[\d.,]*(?<![.,])(?:\s?[%°]C?|\s(?!(?:and|or|to|in|of|by|the)\b)[a-zµμ]+)?"
+    r"(?<![\w.,-])\d[\d.,]*(?<![.,])(?:\s?[%°]C?|\s[a-zµμ]+)?"
     r"|\b[A-Z][\w-]*(?:\s(?:of\s)?[A-Z][\w-]*)*"
 )
 
