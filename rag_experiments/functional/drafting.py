@@ -84,7 +84,7 @@ _NUMBER = r"\d[\d.,]*\d|\d|two|three|four|five|six|seven|eight|nine|ten|eleven|t
 _BEHIND = r"(?: (?:after|at|before|during|for|from|in|into|on|per|to|when|with) [^,;:]+)?"
 
 
-def draft_questions(text: str, common: Collection[str] = ()) -> list[Draft]:
+def draft_questions(text: str, common: Collection[str] | None = None) -> list[Draft]:
     """Return what the rules make of the sentences of a text, in their order, without repeats.
 
     The rules take few sentences: those whose subject is plain, that point at no other sentence,
@@ -103,10 +103,10 @@ replication |
     | `abbreviation` | the polymerase chain reaction (PCR) | What does PCR stand for? | polymerase \
 chain reaction |
 
-    `common` are words that are no names and are written small within a question, beside those
-    that the text itself writes small. Every answer stands in the text, none in its question.
+    `common` are words that are no names and are written small within a question (None: those that
+    the text itself writes small). Every answer stands in the text, none in its question.
     """
-    common = {*common, *find_common_words(text)}
+    common = find_common_words(text) if common is None else common
     drafts: dict[str, Draft] = {}
     for start, end in find_sentences(text):
         sentence = re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", " ".join(text[start:end].split()))
