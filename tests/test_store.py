@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from safetensors.numpy import save_file
 from rag_experiments.contracts import Option
 from rag_experiments.store import __main__ as command_line
 from rag_experiments.store import entries, scratch
-from rag_experiments.store.entries import Store
+from rag_experiments.store.entries import Entry, Store
 from rag_experiments.store.keys import Key, describe, differences, make_key
 
 
@@ -235,6 +236,44 @@ def test_a_failure_leaves_nothing_and_the_next_try_computes(store):
     assert not list(store.root.glob("*/.*.partial"))
 
 
+def test_what_is_resumable_goes_on_with_what_was_left(store, tmp_path, capsys):
+    tries = []
+
+    def make(folder):
+        tries.append([path.name for path in folder.iterdir()])
+        (folder / f"part{len(tries)}").write_text("x")
+        if len(tries) in (1, 3):
+            raise KeyboardInterrupt
+
+    def stop():
+        with pytest.raises(KeyboardInterrupt):
+            store.folder(A, make, resumable=True)
+        assert list(store.entries()) == list(store.leftovers()) == []
+        ((folder, size, grown),) = store.begun()
+        assert (folder.name, size) == (A.digest, 1)
+        assert time.time() - grown < 60
+
+    stop()
+    folder = store.folder(A, make, resumable=True)
+    assert tries == [[], ["part1"]]
+    Entry.read(folder).check()
+    assert sorted(Entry.read(folder).files) == ["part1", "part2"]
+    assert not list(store.begun())
+
+    # It is shown, and pruned when nobody goes on with it.
+    entries.remove(folder)
+    stop()
+    assert tries[2:] == [[]]
+    assert run(tmp_path, "list") == 0
+    assert re.search(rf"stage +{A.digest} +1 B  begun, grew 20", capsys.readouterr().out)
+    assert run(tmp_path, "prune", "--older-than", "1d", "--max-size", "0") == 0
+    assert len(list(store.begun())) == 1
+    (file,) = tmp_path.glob("store/stage/.*.begun/part3")
+    os.utime(file, (1, 1))
+    assert run(tmp_path, "prune", "--older-than", "1d") == 0
+    assert not list(store.begun())
+
+
 def test_a_result_that_cannot_be_written_goes_on(store, caplog):
     def full(text, folder):
         raise OSError(28, "No space left on device")
@@ -319,7 +358,7 @@ def test_weights_that_cannot_be_kept_are_made_for_the_process(
 WORKER = """
 import sys, time
 from pathlib import Path
-from rag_experiments.store.entries import Store
+from rag_experiments.store.entries import Entry, Store
 from rag_experiments.store.keys import make_key
 
 root, name = Path(sys.argv[1]), sys.argv[2]

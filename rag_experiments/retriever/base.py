@@ -84,12 +84,24 @@ def join_title(title: str, text: str, separator: str = " ") -> str:
 
 def fingerprint_passages(passages: Dataset) -> str:
     """SHA-256 of ids, titles and texts in their order."""
-    digest = hashlib.sha256()
-    for batch in passages.select_columns(["id", "title", "text"]).iter(batch_size=1000):
-        for row in zip(batch["id"], batch["title"], batch["text"], strict=True):
-            # As JSON: no text can move the border between two fields.
-            digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
+    return fingerprint_shards(passages, max(1, len(passages)))[0]
+
+
+def fingerprint_shards(passages: Dataset, size: int) -> tuple[str, list[str]]:
+    """Fingerprint of passages, and in one go those of `size` of them after `size` of them."""
+    whole, shards = hashlib.sha256(), []
+    read = passages.select_columns(["id", "title", "text"])
+    for start in range(0, len(passages), size):
+        shard = hashlib.sha256()
+        rows = read.select(range(start, min(start + size, len(passages))))
+        for batch in rows.iter(batch_size=1000):
+            for row in zip(batch["id"], batch["title"], batch["text"], strict=True):
+                # As JSON: no text can move the border between two fields.
+                content = json.dumps(row).encode()
+                whole.update(content)
+                shard.update(content)
+        shards.append(shard.hexdigest())
+    return whole.hexdigest(), shards
 
 
 def write_manifest(folder: Path, kind: str, fingerprint: str, passage_count: int) -> None:

@@ -68,6 +68,21 @@ def require_writable(folder: Path, key: str) -> None:
         ) from None
 
 
+def free(folder: Path) -> int:
+    """Return the bytes that a folder, which need not be there yet, has room for."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), None)
+    return shutil.disk_usage(there or Path()).free
+
+
+def write_size(size: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def explain(error: BaseException, cache_dir: Path, folder: Path) -> UserError | None:
     """Return in one line what the disk refused; None where the error is of another kind.
 
@@ -107,5 +122,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_full(folder: Path) -> bool:
-    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), None)
-    return there is not None and shutil.disk_usage(there).free < _ROOM
+    return free(folder) < _ROOM

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime.disk import write_size
 from rag_experiments.store.entries import MANIFEST, Entry, Store, remove
 from rag_experiments.store.keys import differences
 
@@ -77,6 +78,9 @@ def list_entries(store: Store, arguments: argparse.Namespace) -> int:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         size = write_size(entry.bytes)
         print(f"{entry.key.stage:<12} {folder.name} {size:>9}  used {used}  {made}")
+    for folder, size, grown in store.begun():
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(grown))
+        print(f"{folder.parent.name:<12} {folder.name} {write_size(size):>9}  begun, grew {used}")
     print(f"{count} entries, {write_size(total)}, in {store.root}")
     return 0
 
@@ -118,12 +122,18 @@ def verify_entries(store: Store, arguments: argparse.Namespace) -> int:
 
 
 def prune_entries(store: Store, arguments: argparse.Namespace) -> int:
-    """Remove what is too old, and then what was not used for longest, until the rest fits."""
+    """Remove what is too old, and then what was not used for longest, until the rest fits.
+
+    What is begun goes by its age alone: hours may have been spent on it.
+    """
     if arguments.max_size is None and arguments.older_than is None:
         raise UserError("prune: give --max-size, --older-than or both")
     kept: list[Entry] = []
     gone = [(folder, 0) for folder in store.leftovers()]
     now = time.time()
+    for folder, size, grown in store.begun():
+        if arguments.older_than is not None and now - grown > arguments.older_than:
+            gone.append((folder, size))
     for folder, entry in store.entries():
         if entry is None:
             gone.append((folder, 0))
@@ -176,15 +186,6 @@ def parse_age(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no age; legal: e.g. 12h, 30d")
     return float(match[1]) * {"h": 3600, "d": 86400}[match[2]]
-
-
-def write_size(size: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 An entry is a folder `<cache_dir>/store/<stage>/<key>`. Its key is a hash of all that the result
 depends on, the parts of the stages above included; `entry.json` holds these parts and a checksum
 of each file. An entry is written to a partial folder and renamed when whole, under a lock, so that
-jobs that need the same thing wait for the first. One that is cut short or changed is made again.
+jobs that need the same thing wait for the first. One that is cut short or changed is made again;
+what takes hours goes on with its partial folder.
 
 The store stands on a low floor because it knows no stage: what depends on what is said where the
 stages are.
@@ -110,10 +111,12 @@ class Store:
     def __init__(self, cache_dir: Path):
         self.root = cache_dir / "store"
 
-    def folder(self, key: Key, make: Callable[[Path], None]) -> Path:
+    def folder(self, key: Key, make: Callable[[Path], None], resumable: bool = False) -> Path:
         """Folder of an entry, filled by `make` where it is not there or damaged.
 
-        `make` is given a partial folder. The log says whether the entry was read or made, and why.
+        `make` is given a partial folder: an empty one, or, where it is `resumable`, with what was
+        left by a process that was making this same entry when it ended. The log says whether the
+        entry was read or made, and why.
         """
         folder = self.root / key.stage / key.digest
         if self._find(folder) is not None:
@@ -130,10 +133,10 @@ class Store:
                         log.warning("%s: %s; it is made again", key.stage, reason)
                         _remove(folder)
                 log.info("%s: computing, %s", key.stage, reason or self._explain(key))
-                _write(folder, key, make)
+                _write(folder, key, make, resumable)
         except _Unwritable as error:
             warn_once(f"{self.root} cannot be written ({error}): results are not kept there")
-            return Store(scratch_dir()).folder(key, make)
+            return Store(scratch_dir()).folder(key, make, resumable)
         return folder
 
     def result(
@@ -182,6 +185,19 @@ class Store:
             name, _, what = path.name[1:].partition(".")
             if what in ("partial", "removed") and not (path.parent / name).exists():
                 yield path.parent / name
+
+    def begun(self) -> Iterator[tuple[Path, int, float]]:
+        """Entries that can be gone on with, of a process that ended or is at it: the folder, which
+        is not there yet, the bytes of what is done, and when it grew last, in seconds since 1970.
+        """
+        for path in sorted(self.root.glob("*/.*.begun")):
+            try:
+                states = [file.stat() for file in path.iterdir()]
+                grown = max((state.st_mtime for state in states), default=path.stat().st_mtime)
+            except OSError:  # it grows, or was finished, in this very moment
+                continue
+            folder = path.with_name(path.name[1:].partition(".")[0])
+            yield folder, sum(state.st_size for state in states), grown
 
     def _find(self, folder: Path) -> Entry | None:
         try:
@@ -248,7 +264,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         folder.rename(aside)  # at once, for those who look for it
-    for leftover in (aside, _beside(folder, "partial")):
+    for leftover in (aside, _beside(folder, "partial"), _beside(folder, "begun")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -256,10 +272,11 @@ def _beside(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{what}")
 
 
-def _write(folder: Path, key: Key, make: Callable[[Path], None]) -> None:
-    partial = _beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir()
+def _write(folder: Path, key: Key, make: Callable[[Path], None], resumable: bool) -> None:
+    partial = _beside(folder, "begun" if resumable else "partial")
+    if not resumable:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(exist_ok=True)
     try:
         start = time.perf_counter()
         make(partial)
@@ -280,4 +297,5 @@ def _write(folder: Path, key: Key, make: Callable[[Path], None]) -> None:
         (partial / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not resumable:
+            shutil.rmtree(partial, ignore_errors=True)
