@@ -28,6 +28,7 @@ from rag_experiments.contracts import (
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
 from rag_experiments.functional.text import normalize_answer
 from rag_experiments.retriever.base import find_vectors
+from rag_experiments.retriever.passage_rows import PassageRows
 from rag_experiments.runtime.reproducibility import resolve_runtime
 from rag_experiments.shots import Shots
 
@@ -64,7 +65,7 @@ class RagPipeline:
         self.temperature = retriever.temperature or temperature
         self.label_temperature = task.temperature or label_temperature
         self.shots = shots
-        self._rows = {passage_id: row for row, passage_id in enumerate(passages["id"])}
+        self._rows = PassageRows(passages)
 
     # -- retrieval -----------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class RagPipeline:
         return questions if self.shots is None else self.shots.add(questions)
 
     def passage(self, passage_id: str) -> Passage:
-        position = self._rows[passage_id]
+        position = self._rows.row(passage_id)
         row = self.passages[position]
         return Passage(row["id"], row["title"], row["text"], row.get("summary", ""), position)
 

@@ -558,7 +558,7 @@ def test_a_wrong_index_is_refused(passages, runtime, tmp_path):
 def test_data_problems_name_the_key_and_what_is_legal():
     assert BM25(top_k=5).data_problems(3) == ["top_k: 5 is more than the 3 passages; legal: 1 to 3"]
     assert BM25(top_k=3).data_problems(3) == []
-    ivf = Dense(encoder=TINY, index=IvfPq())
+    ivf = Dense(encoder=TINY, index=IvfPq(nlist=64))
     assert [line.split(":")[0] for line in ivf.data_problems(60)] == ["index.nlist", "index.nbits"]
     hybrid = Hybrid(lexical=BM25(), dense=ivf)
     assert hybrid.data_problems(60)[0].startswith("dense.index.nlist: 64")

@@ -58,7 +58,7 @@ class Dense(RerankedRetriever):
         from rag_experiments.retriever.dense_search import DenseSearcher, build_index
         from rag_experiments.retriever.embeddings import embed_passages
 
-        embedded = embed_passages(passages, self.encoder, runtime)
+        embedded = embed_passages(passages, self.encoder, runtime, self.index)
         index = build_index(self.index, embedded, runtime.cache_dir)
         refine = self.index.refine_factor
         return DenseSearcher(passages, embedded.vectors, index, refine, embedded.passages)
@@ -80,7 +80,7 @@ class Dense(RerankedRetriever):
         from rag_experiments.retriever.embeddings import embed_passages
 
         assert isinstance(searcher, DenseSearcher)
-        ids = passages["id"]
+        ids = list(passages["id"])
         old = [row for row, passage_id in enumerate(ids) if passage_id in kept]
         new = [row for row, passage_id in enumerate(ids) if passage_id not in kept]
         vectors = np.empty((len(ids), searcher.dimension), np.float32)

@@ -21,6 +21,8 @@ import numpy as np
 
 from rag_experiments.contracts import Runtime
 from rag_experiments.retriever.base import fingerprint_shards, join_title
+from rag_experiments.retriever.estimate import SAMPLE, Work, announce
+from rag_experiments.retriever.index import Flat
 from rag_experiments.runtime.disk import write_whole
 from rag_experiments.store.entries import Store
 from rag_experiments.store.keys import Key, describe, libraries, make_key
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from rag_experiments.retriever.encoder import Encoder
+    from rag_experiments.retriever.index import Hnsw, IvfPq
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +60,14 @@ class Shard(NamedTuple):
     vectors: str
 
 
-def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Embeddings:
+def embed_passages(
+    passages: Dataset, encoder: Encoder, runtime: Runtime, index: Flat | Hnsw | IvfPq | None = None
+) -> Embeddings:
     """Vectors of passages, in an entry of the store that all retrievers share.
 
     Shards that an earlier process finished, or that are in the entry of another corpus, are not
-    computed again.
+    computed again. Before the first is computed, the log says what that and building `index`
+    (None: a flat one) will take; UserError where it cannot fit.
     """
     fingerprint, names = fingerprint_shards(passages, SHARD)
     key = embeddings_key(fingerprint, encoder, runtime)
@@ -77,14 +83,25 @@ def embed_passages(passages: Dataset, encoder: Encoder, runtime: Runtime) -> Emb
                 number: range(number * SHARD, min((number + 1) * SHARD, len(passages)))
                 for number in range(len(file.shards), len(names))
             }
+            new = sum(len(rows[number]) for number in rows if names[number] not in elsewhere)
+            work = Work(
+                count=len(passages),
+                dimension=text_encoder.dimension,
+                embedded=new,
+                written=sum(map(len, rows.values())),
+                held=min(new, SHARD),
+            )
+            step = max(1, len(passages) // SAMPLE)
+            sample = passages.select(range(0, len(passages), step)[:SAMPLE])
+            texts = _PassageTexts(sample, encoder.title_separator)
+            size = encoder.batch_size
+            announce(work, index or Flat(), folder.parents[2], text_encoder, texts, size)
             for number, own in rows.items():
                 vectors = _take(elsewhere, names[number])
                 if vectors is None:
                     texts = _PassageTexts(passages.select(own), encoder.title_separator)
                     place = f", shard {number + 1} of {len(names)}" if len(names) > 1 else ""
-                    vectors = text_encoder.encode(
-                        texts, encoder.batch_size, f"embedding passages{place}"
-                    )
+                    vectors = text_encoder.encode(texts, size, f"embedding passages{place}")
                 file.append(names[number], vectors)
         text_encoder.release()
 

@@ -1,7 +1,14 @@
-"""Indexes over passage vectors, searched by inner product (library: FAISS)."""
+"""Indexes over passage vectors, searched by inner product (library: FAISS).
+
+They are built block by block and read as memory maps, so that a corpus may be larger than memory;
+what an index holds in memory nevertheless, its class says.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -12,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _BLOCK = 1 << 16  # vectors that are added at once
+_LEAST = 40  # vectors of a cluster that is to be learnt from them; FAISS warns below 39
+_SAMPLE = 2000  # vectors of a calibration
 
 
 class _Index(Option):
@@ -28,27 +37,60 @@ class _Index(Option):
         """What does not fit vectors of `dimension` numbers, one line each."""
         return []
 
-    def build(self, vectors: np.ndarray) -> Any:
-        """FAISS index of vectors `[n, dimension]` float32; ids are row numbers."""
+    def memory(self, count: int, dimension: int) -> int:
+        """Bytes that building over `count` vectors of `dimension` numbers takes at most."""
         raise NotImplementedError
+
+    def disk(self, count: int, dimension: int) -> int:
+        """Bytes of the index beside the vectors."""
+        raise NotImplementedError
+
+    def measure_seconds(self, count: int, dimension: int) -> float:
+        """About how long building will take, by a calibration of a second."""
+        raise NotImplementedError
+
+    def build(self, vectors: np.ndarray) -> Any:
+        """Index of vectors `[n, dimension]` float32, say of a memory map; ids are row numbers."""
+        raise NotImplementedError
+
+    def read(self, file: Path) -> Any:
+        """Index that FAISS wrote to a file; vectors, graphs and codes stay there, a memory map."""
+        import faiss
+
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        self.tune(index)
+        return index
 
     def tune(self, index: Any) -> None:
         """Set what can change after building, on an index just built or loaded."""
 
 
 class Flat(_Index):
-    """Every vector is compared: exact, and fast enough for a few hundred thousand passages."""
+    """Every vector is compared: exact, and fast enough for a few hundred thousand passages.
+
+    The index is the file of the vectors; it holds nothing in memory.
+    """
+
+    def memory(self, count: int, dimension: int) -> int:
+        return 0
+
+    def disk(self, count: int, dimension: int) -> int:
+        return 0
+
+    def measure_seconds(self, count: int, dimension: int) -> float:
+        return 0.0
 
     def build(self, vectors: np.ndarray) -> Any:
-        import faiss
+        from rag_experiments.retriever.scan import VectorScan
 
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        _add(index, vectors)
-        return index
+        return VectorScan(vectors)
 
 
 class Hnsw(_Index):
-    """Graph of neighbours (Malkov and Yashunin, 2018): approximate, fast, more memory."""
+    """Graph of neighbours (Malkov and Yashunin, 2018): approximate, fast, more memory.
+
+    While it is built, vectors and graph are in memory; afterwards both are read from disk.
+    """
 
     m: Annotated[int, Field(ge=2, le=128)] = 32
     """Links of a vector in the graph."""
@@ -62,6 +104,23 @@ class Hnsw(_Index):
     parallel_build: bool = False
     """Build with all cores: the graph, and so a few hits, then differ from run to run."""
 
+    def memory(self, count: int, dimension: int) -> int:
+        return self.disk(count, dimension) + 16 * count  # of the order in which they are added
+
+    def disk(self, count: int, dimension: int) -> int:
+        links = 2 * self.m + self.m / (self.m - 1)  # in the lowest layer, and in all above
+        return round(count * (4 * dimension + 4 * links + 12))
+
+    def measure_seconds(self, count: int, dimension: int) -> float:
+        """By a graph of few random vectors; a search through it grows with the logarithm."""
+        import numpy as np
+
+        sample = np.random.default_rng(0).standard_normal((_SAMPLE, dimension), np.float32)
+        start = time.perf_counter()
+        self.build(sample)
+        each = (time.perf_counter() - start) / _SAMPLE
+        return each * count * math.log(count) / math.log(_SAMPLE)
+
     def build(self, vectors: np.ndarray) -> Any:
         import faiss
 
@@ -70,7 +129,8 @@ class Hnsw(_Index):
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(threads if self.parallel_build else 1)
         try:
-            _add(index, vectors)
+            # All at once: an array that grows block by block is in memory twice when it moves.
+            index.add(vectors)
         finally:
             faiss.omp_set_num_threads(threads)
         self.tune(index)
@@ -83,11 +143,13 @@ class Hnsw(_Index):
 class IvfPq(_Index):
     """Clusters of compressed vectors (Jégou et al., 2011): approximate, little memory.
 
-    Hits are rescored with the exact vectors, which stay on disk.
+    Hits are rescored with the exact vectors, which stay on disk, as do the codes once they are
+    built. Clusters are learnt from a sample.
     """
 
-    nlist: Annotated[int, Field(ge=1)] = 64
-    """Clusters; about the square root of the number of passages."""
+    nlist: Annotated[int, Field(ge=1)] | None = None
+    """Clusters; null: four times the square root of the number of passages, which have to be 40
+    for each at least."""
 
     nprobe: Annotated[int, Field(ge=1)] = 16
     """Clusters that a search looks into."""
@@ -109,10 +171,10 @@ class IvfPq(_Index):
     def data_problems(self, passage_count: int) -> list[str]:
         """Too few passages to learn the clusters or the codes from."""
         problems = []
-        if self.nlist > passage_count:
+        if self.nlist is not None and self.nlist > passage_count:
             problems.append(
                 f"index.nlist: {self.nlist} clusters are more than the {passage_count} passages; "
-                f"legal: 1 to {passage_count}"
+                f"legal: 1 to {passage_count}, or null"
             )
         if 2**self.nbits > passage_count:
             problems.append(
@@ -120,6 +182,11 @@ class IvfPq(_Index):
                 f"from, there are {passage_count}; use fewer bits (4 to 8) or index=flat"
             )
         return problems
+
+    def clusters(self, passage_count: int) -> int:
+        """`nlist`, or what stands for null."""
+        fitting = min(round(4 * math.sqrt(passage_count)), passage_count // _LEAST)
+        return self.nlist or max(1, fitting)
 
     def dimension_problems(self, dimension: int) -> list[str]:
         """A number of codes that vectors cannot be cut into."""
@@ -138,20 +205,49 @@ class IvfPq(_Index):
         problems = [*self.data_problems(len(vectors)), *self.dimension_problems(dimension)]
         if problems:
             raise UserError([f"retriever.{problem}" for problem in problems])
+        nlist = self.clusters(len(vectors))
         index = faiss.IndexIVFPQ(
             faiss.IndexFlatIP(dimension),
             dimension,
-            self.nlist,
+            nlist,
             self.m,
             self.nbits,
             faiss.METRIC_INNER_PRODUCT,
         )
-        # k-means looks at 256 vectors a centroid at the most; the rest need not be read.
-        step = max(1, len(vectors) // (256 * max(self.nlist, 2**self.nbits)))
+        step = -(-len(vectors) // self._sample_size(nlist))
         index.train(vectors[::step].copy())
         _add(index, vectors)
         self.tune(index)
         return index
+
+    def memory(self, count: int, dimension: int) -> int:
+        nlist, vector = self.clusters(count), 4 * dimension
+        learning = 2 * min(count, self._sample_size(nlist)) * vector  # FAISS copies the sample
+        # Codes move to larger arrays as they get more.
+        adding = 2 * min(count, _BLOCK) * vector + 2 * self.disk(count, dimension)
+        return max(learning, adding) + nlist * vector
+
+    def disk(self, count: int, dimension: int) -> int:
+        code = -(-self.m * self.nbits // 8) + 8  # and the row
+        return count * code + (self.clusters(count) + 2**self.nbits) * dimension * 4
+
+    def measure_seconds(self, count: int, dimension: int) -> float:
+        """By the speed of a matrix product: that is what learning and assigning are made of."""
+        import numpy as np
+
+        nlist, codes = self.clusters(count), 2**self.nbits
+        sample = min(count, self._sample_size(nlist))
+        products = 10 * sample * nlist + 25 * min(sample, 256 * codes) * codes  # FAISS's rounds
+        products += count * (nlist + codes)
+        left, right = np.ones((_SAMPLE, dimension), np.float32), np.ones((dimension, _SAMPLE), "f4")
+        _ = left @ right  # the first one is slower
+        start = time.perf_counter()
+        _ = left @ right
+        return products * (time.perf_counter() - start) / _SAMPLE**2
+
+    def _sample_size(self, nlist: int) -> int:
+        """Vectors that clusters and codes are learnt from, at most."""
+        return max(64 * nlist, 256 * 2**self.nbits)
 
     def tune(self, index: Any) -> None:
         index.nprobe = self.nprobe

@@ -24,6 +24,7 @@ from rag_experiments.retriever.base import (
 from rag_experiments.retriever.bm25 import BM25
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.hybrid import Hybrid
+from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,7 @@ class IterativeSearcher:
         self.first = first
         self.passages = passages
         self.fingerprint = fingerprint
-        self._rows = {passage_id: i for i, passage_id in enumerate(passages["id"])}
+        self._rows = PassageRows(passages)
 
     def search(
         self,
@@ -176,7 +177,7 @@ class IterativeSearcher:
         self.first.save(folder / "first")
 
     def _reformulate(self, pairs: Sequence[tuple[Question, str]]) -> list[Question]:
-        rows = self.passages.select([self._rows[passage_id] for _, passage_id in pairs])
+        rows = self.passages.select(self._rows.rows([passage_id for _, passage_id in pairs]))
         queries = []
         for (question, _), title, text in zip(pairs, rows["title"], rows["text"], strict=True):
             if self.option.query == "sentence":

@@ -19,6 +19,7 @@ from rag_experiments.retriever.base import (
     join_title,
     write_manifest,
 )
+from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,7 +177,7 @@ class RescoringSearcher:
         self.rescorer = rescorer
         self.passages = passages
         self.depth = depth
-        self._rows = {passage_id: i for i, passage_id in enumerate(passages["id"])}
+        self._rows = PassageRows(passages)
 
     def search(
         self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
@@ -184,7 +185,7 @@ class RescoringSearcher:
         """The `top_k` best of the first `depth` hits (more where `top_k` is more)."""
         found = self.first.search(questions, max(self.depth, top_k), query_vectors)
         ids = list(dict.fromkeys(hit.passage_id for hits in found for hit in hits))
-        rows = self.passages.select([self._rows[passage_id] for passage_id in ids])
+        rows = self.passages.select(self._rows.rows(ids))
         texts = {
             passage_id: join_title(title, text)
             for passage_id, title, text in zip(ids, rows["title"], rows["text"], strict=True)

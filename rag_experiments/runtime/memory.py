@@ -1,12 +1,15 @@
-"""The memory of this process: its peak, and giving back what is free."""
+"""The memory of this process: its peak, what more it may take, and giving back what is free."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def reset_peak() -> bool:
@@ -32,6 +35,36 @@ def peak() -> float:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def available() -> int:
+    """Return the bytes that this process may take without others having to give them up.
+
+    Where it runs in a control group (a container, a job of Slurm), its limit counts too.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return free
+    own = next((line[3:] for line in lines if line.startswith("0::")), None)
+    if own is None:
+        return free
+    group = _GROUPS / own.lstrip("/")
+    return int(min([free, *map(_room, (group, *group.parents))]))
+
+
+def _room(group: Path) -> float:
+    """Bytes below the limit of a control group; pages of files do not count, they can go."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((group / "memory.current").read_text(encoding="utf-8"))
+        files = (group / "memory.stat").read_text(encoding="utf-8").split("file ", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return math.inf
+    return math.inf if limit == "max" else int(limit) - used + int(files)
 
 
 def release() -> None:
