@@ -1,9 +1,10 @@
-"""The benchmark of the RAG core runs on tiny models, and notices sides that compute differently."""
+"""Benchmarks run on tiny models, and that of the core notices sides that compute differently."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from entry_calls import SMALL_SMOKE
 
@@ -11,6 +12,7 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import core  # noqa: E402
+import corpora  # noqa: E402
 import rag_sides  # noqa: E402
 import reuse  # noqa: E402
 from inputs import QUICK, read_inputs  # noqa: E402
@@ -62,6 +64,42 @@ def test_reuse_changes_no_prediction(cache, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "predictions are the same bytes" in printed
     assert "| stage untrained |" in printed
+
+
+@pytest.mark.slow
+def test_corpora_of_two_sizes_give_a_plan(cache, tmp_path, capsys):
+    line = ["--quick", "--cache-dir", str(cache), "--folder", str(tmp_path)]
+    corpora.main([*line, "--indexes", "flat", "ivf_pq"])
+    printed = capsys.readouterr().out
+    assert printed.count("| `flat` |") == 3
+    assert printed.count("| `ivf_pq` |") == 3
+    flat = next(row for row in printed.splitlines() if row.startswith("| 600 | `flat` |"))
+    assert flat.split(" | ")[7] == "1.000"
+    assert "Embedding 3,000 passages" in printed
+    corpora.main([*line, "--indexes", "flat", "ivf_pq"])  # nothing is measured again
+    assert capsys.readouterr().out == printed
+
+
+def test_growth_is_fitted_by_a_power_and_a_line():
+    sizes = [10, 100, 1000]
+    assert corpora.fit_power(sizes, [2 * n**1.5 for n in sizes], 10_000) == pytest.approx(
+        (1.5, 2_000_000)
+    )
+    assert corpora.fit_power(sizes, [0, 0, 0], 10_000) == (0, 0)
+    assert corpora.fit_line(sizes, [7 + 3 * n for n in sizes], 10_000) == pytest.approx((3, 30_007))
+
+
+def test_drawn_vectors_are_as_far_from_real_ones_as_those_are_apart():
+    chance = np.random.default_rng(0)
+    real = chance.normal(size=(500, 8)).astype(np.float32) * [4, 2, 1, 1, 0.5, 0.5, 0.1, 0.1]
+    real /= np.linalg.norm(real, axis=1, keepdims=True)
+    drawn = corpora.draw_vectors(real, np.arange(500, 1500), corpora.find_scale(real, chance))
+    assert np.linalg.norm(drawn, axis=1) == pytest.approx(np.ones(1000), abs=1e-5)
+    moved = np.linalg.norm(drawn - real[np.arange(500, 1500) % 500], axis=1)
+    scores = real @ real.T - 2 * np.eye(500)
+    apart = np.median(np.sqrt(2 - 2 * scores.max(1)))
+    assert 0.5 < np.median(moved) / apart < 1.5
+    np.testing.assert_array_equal(corpora.draw_vectors(real, np.arange(9), 1.0), real[:9])
 
 
 @pytest.fixture
