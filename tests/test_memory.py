@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -37,3 +38,16 @@ def test_what_is_freed_between_blocks_that_live_on_is_given_back():
     memory.release()
     assert held() < high - 150
     assert len(kept) == 30
+
+
+def test_what_a_control_group_leaves_is_below_its_limit(tmp_path):
+    def write(**files):
+        for name, text in files.items():
+            (tmp_path / f"memory.{name}").write_text(text)
+
+    assert memory._room(tmp_path) == math.inf
+    write(max="1000\n", current="900\n", stat="anon 500\nfile 300\nkernel 100\n")
+    assert memory._room(tmp_path) == 400
+    write(max="max\n")
+    assert memory._room(tmp_path) == math.inf
+    assert 0 < memory.available() < 2**50

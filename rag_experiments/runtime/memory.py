@@ -61,10 +61,11 @@ def _room(group: Path) -> float:
     try:
         limit = (group / "memory.max").read_text(encoding="utf-8").strip()
         used = int((group / "memory.current").read_text(encoding="utf-8"))
-        files = (group / "memory.stat").read_text(encoding="utf-8").split("file ", 1)[1].split()[0]
-    except (OSError, IndexError):
+        stat = (group / "memory.stat").read_text(encoding="utf-8")
+    except OSError:
         return math.inf
-    return math.inf if limit == "max" else int(limit) - used + int(files)
+    files = int(dict(line.split() for line in stat.splitlines()).get("file", 0))
+    return math.inf if limit == "max" else int(limit) - used + files
 
 
 def release() -> None:
