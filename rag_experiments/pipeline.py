@@ -155,7 +155,7 @@ class RagPipeline:
         return questions if self.shots is None else self.shots.add(questions)
 
     def passage(self, passage_id: str) -> Passage:
-        position = self._rows.row(passage_id)
+        position = self._rows.find_one(passage_id)
         row = self.passages[position]
         return Passage(row["id"], row["title"], row["text"], row.get("summary", ""), position)
 

@@ -244,22 +244,22 @@ def test_rows_of_passages_are_found_by_id(monkeypatch):
     passages = make_passages(50).select([*range(10, 50), *range(5)])
     rows = PassageRows(passages)
     ids = list(passages["id"])
-    assert rows.names([3, 44, 3]) == [ids[3], ids[44], ids[3]]
-    assert rows.names([]) == []
-    assert rows.rows(ids[::-1]) == list(range(45))[::-1]
-    assert rows.rows([]) == []
-    assert rows.row(ids[7]) == 7
+    assert rows.name([3, 44, 3]) == [ids[3], ids[44], ids[3]]
+    assert rows.name([]) == []
+    assert rows.find(ids[::-1]) == list(range(45))[::-1]
+    assert rows.find([]) == []
+    assert rows.find_one(ids[7]) == 7
     for missing in ("p7", "p51", ""):
         with pytest.raises(KeyError):
-            rows.rows([ids[0], missing])
+            rows.find([ids[0], missing])
 
 
 def test_ids_whose_hashes_collide_are_told_apart(monkeypatch):
     monkeypatch.setattr(passage_rows, "hash", lambda text: len(text), raising=False)
     rows = PassageRows(make_passages(120))
-    assert rows.rows([f"p{i}" for i in range(120)]) == list(range(120))
+    assert rows.find([f"p{i}" for i in range(120)]) == list(range(120))
     with pytest.raises(KeyError):
-        rows.row("p1x")
+        rows.find_one("p1x")
 
 
 # --- Estimates --------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class DenseSearcher:
         refine_factor: int,
         fingerprint: str,
     ):
-        self.rows = PassageRows(passages)
+        self._rows = PassageRows(passages)
         self.documents = DocumentRows(passages)
         self.index = index
         self.refine_factor = refine_factor
@@ -152,11 +152,11 @@ class DenseSearcher:
 
     def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[n, dimension]` float32 of n passages, in their order."""
-        return np.asarray(self._vectors[self.rows.rows(passage_ids)], dtype=np.float32)
+        return np.asarray(self._vectors[self._rows.find(passage_ids)], dtype=np.float32)
 
     def save(self, folder: Path) -> None:
         """Write vectors and index (an exact index is its vectors)."""
-        write_manifest(folder, self.kind, self.fingerprint, len(self.rows))
+        write_manifest(folder, self.kind, self.fingerprint, len(self._rows))
         # Renamed when whole: the file may be the memory map that the vectors are read from.
         with (folder / ".vectors.partial").open("wb") as stream:
             np.save(stream, self._vectors)
@@ -169,7 +169,7 @@ class DenseSearcher:
 
     def _search_rows(self, query_vectors: np.ndarray, top_k: int) -> list[_Ranked]:
         self._check_dimension(query_vectors)
-        count = min(top_k * self.refine_factor, len(self.rows))
+        count = min(top_k * self.refine_factor, len(self._rows))
         found = []
         starts = range(0, len(query_vectors), _QUERIES)
         for start in tqdm(starts, desc="searching vectors", disable=len(starts) < 2):
@@ -184,7 +184,7 @@ class DenseSearcher:
         return found
 
     def _name(self, found: Sequence[_Ranked]) -> list[list[Hit]]:
-        ids = iter(self.rows.names([row for _, rows in found for row in rows.tolist()]))
+        ids = iter(self._rows.name([row for _, rows in found for row in rows.tolist()]))
         return [[Hit(next(ids), score) for score in scores.tolist()] for scores, _ in found]
 
     def _check_dimension(self, query_vectors: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -127,7 +127,7 @@ def embeddings_key(passages: str, encoder: Encoder, runtime: Runtime) -> Key:
 class _ShardFile:
     """Vectors that are appended shard by shard; each is on the disk before it is recorded."""
 
-    def __init__(self, stream: BinaryIO, record: Path, shape: tuple[int, int]):
+    def __init__(self, stream: IO[bytes], record: Path, shape: tuple[int, int]):
         self.stream = stream
         self.record = record
         self.shards: list[Shard] = []

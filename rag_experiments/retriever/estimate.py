@@ -85,7 +85,8 @@ def announce(
     Without a `cache_dir` the disk may be full: what does not fit is not kept then. `texts` are
     those that `encoder` is timed with, in batches of `batch_size`.
     """
-    pace = seconds = None
+    pace: float | None = None
+    seconds: float | None = None
     if work.count >= MEASURED:
         pace = _time_encoder(encoder, texts, batch_size) if encoder and texts else None
         seconds = index.measure_seconds(work.count, work.dimension)

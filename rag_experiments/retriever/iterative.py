@@ -177,7 +177,7 @@ class IterativeSearcher:
         self.first.save(folder / "first")
 
     def _reformulate(self, pairs: Sequence[tuple[Question, str]]) -> list[Question]:
-        rows = self.passages.select(self._rows.rows([passage_id for _, passage_id in pairs]))
+        rows = self.passages.select(self._rows.find([passage_id for _, passage_id in pairs]))
         queries = []
         for (question, _), title, text in zip(pairs, rows["title"], rows["text"], strict=True):
             if self.option.query == "sentence":

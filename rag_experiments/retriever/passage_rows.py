@@ -24,11 +24,11 @@ class PassageRows:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def names(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+    def name(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Ids of the passages in given rows."""
         return list(self._ids[np.asarray(rows).tolist()]["id"]) if len(rows) else []
 
-    def rows(self, passage_ids: Sequence[str]) -> list[int]:
+    def find(self, passage_ids: Sequence[str]) -> list[int]:
         """Rows of passages, in their order; KeyError where one is not there."""
         if not passage_ids:
             return []
@@ -38,14 +38,14 @@ class PassageRows:
         keys = np.fromiter(map(hash, passage_ids), np.int64, len(passage_ids))
         places = np.minimum(np.searchsorted(hashes, keys), len(hashes) - 1)
         found = rows[places].tolist()
-        for i, name in enumerate(self.names(found)):
+        for i, name in enumerate(self.name(found)):
             if name != passage_ids[i]:
                 found[i] = self._search(passage_ids[i])
         return found
 
-    def row(self, passage_id: str) -> int:
+    def find_one(self, passage_id: str) -> int:
         """Row of a passage; KeyError where it is not there."""
-        return self.rows([passage_id])[0]
+        return self.find([passage_id])[0]
 
     def _search(self, passage_id: str) -> int:
         """Row of a passage among all whose ids have the same hash."""
@@ -54,7 +54,7 @@ class PassageRows:
             np.searchsorted(hashes, hash(passage_id), side) for side in ("left", "right")
         )
         same = rows[first:last].tolist()
-        for row, name in zip(same, self.names(same), strict=True):
+        for row, name in zip(same, self.name(same), strict=True):
             if name == passage_id:
                 return row
         raise KeyError(passage_id)

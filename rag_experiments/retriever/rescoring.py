@@ -185,7 +185,7 @@ class RescoringSearcher:
         """The `top_k` best of the first `depth` hits (more where `top_k` is more)."""
         found = self.first.search(questions, max(self.depth, top_k), query_vectors)
         ids = list(dict.fromkeys(hit.passage_id for hits in found for hit in hits))
-        rows = self.passages.select(self._rows.rows(ids))
+        rows = self.passages.select(self._rows.find(ids))
         texts = {
             passage_id: join_title(title, text)
             for passage_id, title, text in zip(ids, rows["title"], rows["text"], strict=True)
