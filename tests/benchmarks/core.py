@@ -20,6 +20,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,6 +49,9 @@ ROWS = (
     "embedding",
     "memory",
 )
+
+CURVE_BATCHES = 40
+"""Different batches of --curve: fewer would be learnt by heart, down to a loss of nothing."""
 
 
 def make_contest(row: str, inputs: Inputs, sizes: Sizes, folder: Path) -> Contest:
@@ -136,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     sizes = QUICK if options.quick else Sizes()
+    if options.curve and not options.quick:
+        sizes = replace(sizes, batches=CURVE_BATCHES)
     inputs = read_inputs(options.data, sizes, options.cache_dir)
     if options.alone:
         run_alone(options.alone, inputs, sizes, options.folder)
