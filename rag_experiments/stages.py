@@ -119,7 +119,7 @@ def data_key(config: Run, runtime: Runtime) -> Key | None:
     contents = {str(file): weights.hash_file(file) for file in files}
     parts = describe(config.data, "data", runtime.cache_dir)
     parts |= libraries("datasets", "tokenizers", "markdown-it-py", "pypdf")
-    beside = getattr(config.data, "not_read", list)()
+    beside: list[str] = getattr(config.data, "not_read", list)()
     drawn = {"seed": runtime.seed} if getattr(config.data, "draws", False) else {}
     return make_key(
         "data", DATA, {**parts, **drawn, "files": contents, "not read": beside, **_code("data")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_experiments.contracts import Example, Passage, Question, UserError
 from rag_experiments.data.splits import place_id
@@ -114,7 +114,7 @@ def draft_by_generator(passages: Sequence[Passage], count: int, run: Run) -> lis
     if found:
         raise UserError([f"model.generator.{line}" for line in found])
     prompt = Prompt(template=_TEMPLATE, closed_book="{question}", passage="{title}. {text}")
-    task = QuestionAnswering(prompt=prompt, max_answer_tokens=32)
+    task: Any = QuestionAnswering(prompt=prompt, max_answer_tokens=32)
     model = run.model.load(task, runtime, encode_queries=False)
     openings = [open_question(answer) for _, answer in wanted]
     examples = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +33,8 @@ MEASURED = 40 * SAMPLE
 _PASSAGE = 16_000  # bytes of a passage that is in memory: its text, its tokens, its vector
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """What is left to do for a corpus of which some may be done."""
 
     count: int

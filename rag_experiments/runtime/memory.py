@@ -42,7 +42,7 @@ def available() -> int:
 
     Where it runs in a control group (a container, a job of Slurm), its limit counts too.
     """
-    import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+    import psutil
 
     free = psutil.virtual_memory().available
     try:

@@ -78,9 +78,11 @@ def list_entries(store: Store, arguments: argparse.Namespace) -> int:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         size = write_size(entry.bytes)
         print(f"{entry.key.stage:<12} {folder.name} {size:>9}  used {used}  {made}")
-    for folder, size, grown in store.begun():
+    for folder, written, grown in store.begun():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(grown))
-        print(f"{folder.parent.name:<12} {folder.name} {write_size(size):>9}  begun, grew {used}")
+        print(
+            f"{folder.parent.name:<12} {folder.name} {write_size(written):>9}  begun, grew {used}"
+        )
     print(f"{count} entries, {write_size(total)}, in {store.root}")
     return 0
 
