@@ -25,7 +25,7 @@ def losses(inputs: Inputs, sizes: Sizes, dtype: str, steps: int) -> list[float]:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(float(loss))
+        found.append(loss.item())
     return found
 
 
