@@ -324,17 +324,18 @@ CASES = {
     ),
     "wrong_format, none": ({"bins": counts()}, []),
     "answered_unanswerable": (
-        {"bins": counts(answered_unanswerable=2)},
-        [("task/prompt=abstain",), ("trainer=supervised",)],
+        {
+            "overrides": ["task.abstention=none", "trainer=supervised"],
+            "bins": counts(answered_unanswerable=2),
+        },
+        [("task/prompt=abstain",), ("trainer.num_train_epochs=4.0",)],
     ),
     "answered_unanswerable, asked for it": (
         {
-            "overrides": [
-                *("task.abstention=none", "task/prompt=abstain", "trainer=supervised"),
-            ],
+            "overrides": ["task.abstention=none", "task/prompt=abstain"],
             "bins": counts(answered_unanswerable=2),
         },
-        [("trainer.num_train_epochs=4.0",)],
+        [("trainer=supervised",)],
     ),
     "answered_unanswerable, few": ({"bins": counts(answered_unanswerable=1)}, []),
     "not_in_knowledge_source, limited": (
