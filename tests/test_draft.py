@@ -304,6 +304,7 @@ def test_a_tiny_generator_is_run(documents, tmp_path, monkeypatch, capsys):
     table = tmp_path / "drafts.csv"
     line = ["sheet", str(documents), "--output", str(table), "--origins", "rules", "generator"]
     more = ["--overrides", "model/generator=tiny_causal", f"cache_dir={tmp_path}/cache"]
+    more += ["model.generator.max_prompt_tokens=1500"]  # its tokens are bytes
     assert run(*line, *more, monkeypatch=monkeypatch) == 0
     assert "generator: 0 questions, 0 of them" in capsys.readouterr().out
 
