@@ -67,6 +67,19 @@ def base_weights(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {key: name for key, name in found.items() if ".reranker." not in key}
 
 
+def own_weights(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return the weights that options name and a bundle has itself, by dotted key: where they are.
+
+    Those that are searched with, for whatever is searched later; others are found without.
+    """
+    places = {
+        key: f"index/{key.removeprefix('retriever.').removesuffix('.weights').replace('.', '/')}"
+        for key, _ in _named(options)
+        if ".reranker." in key
+    }
+    return {key: place for key, place in places.items() if (folder / place).is_dir()}
+
+
 def _named(options: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
     for name, value in options.items():
         key = f"{place}{name}"

@@ -462,8 +462,9 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
     if isinstance(test, Test):
         problems += _test_conflicts(test, task, metrics or {})
     trainer, retriever, model = (rooms.get(name) for name in ("trainer", "retriever", "model"))
-    if getattr(trainer, "trains_query_encoder", False):
-        alone = not getattr(trainer, "trains_generator", True)
+    trained: frozenset[str] = getattr(trainer, "trains", frozenset())
+    if "query_encoder" in trained:
+        alone = "generator" not in trained
         if alone and retriever is not None and not retriever.uses_query_vectors:
             problems.append(
                 f"trainer: {_name(trainer)} trains the query encoder, which retriever "
@@ -489,6 +490,13 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"{_name(model)} does not have; legal: model=rag_token, model=rag_sequence, "
                 f"or trainer={'contrastive' if alone else 'supervised'}"
             )
+    if "reranker" in trained and retriever is not None and not retriever.reranks:
+        place = "@retriever.first.reranker" if hasattr(retriever, "first") else ""
+        problems.append(
+            f"trainer: {_name(trainer)} trains the retriever's reranker, but retriever "
+            f"{_name(retriever)} has none; choose one with retriever/reranker{place}=bi_encoder "
+            "(or cross_encoder), or another trainer"
+        )
     if task is not None:
         chosen = metrics if isinstance(metrics, dict) else {}
         problems += _citation_conflicts(task, model, chosen)

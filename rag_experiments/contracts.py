@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+Part = Literal["generator", "query_encoder", "reranker"]
+"""What training can change."""
+
+
 class UserError(Exception):
     """Something that the user can mend: one line for each problem, no traceback needed.
 
@@ -319,6 +323,11 @@ class Retriever(Protocol):
         encoder can be trained through p(z|x)."""
         ...
 
+    @property
+    def reranks(self) -> bool:
+        """Whether a second model, the reranker, rescores hits."""
+        ...
+
     def data_problems(self, passage_count: int) -> list[str]:
         """What does not fit a knowledge source of so many passages; lines start with a field."""
         ...
@@ -384,7 +393,7 @@ class Training:
     examples: Sequence[Example]
     """Training questions with the passages that were retrieved for them."""
     retrieve: Retrieve
-    """Retrieval with query vectors as they are now, for trainers of the query encoder."""
+    """Retrieval with what searches and rescores as it is now, for trainers of that."""
     validate: Callable[[], dict[str, float]] | None
     """Scores the model as it is now on validation questions; None where there are none."""
     objective: str
@@ -409,7 +418,7 @@ class TrainingResult:
 
 
 class Retrieve(Protocol):
-    """Retrieval with given query vectors."""
+    """Retrieval, and what it is made of."""
 
     temperature: float
 
@@ -433,25 +442,31 @@ class Retrieve(Protocol):
         """Vectors `[passages, dimension]` that the index holds."""
         ...
 
+    def candidates(self, questions: Sequence[Question], count: int) -> list[Example]:
+        """Questions with the first `count` passages that a reranker is given to rescore."""
+        ...
+
+    @property
+    def reranking(self) -> Any:
+        """What scores with the reranker: `forward_pairs(questions, passage_ids)` gives scores
+        `[n]` of n pairs with their gradient, `rescorer` is the reranker itself."""
+        ...
+
 
 class Trainer(Protocol):
     """An option of the group `trainer`.
 
     One that validates while it trains says when in a field `eval_strategy`; "no": never. One that
-    trains the query encoder alone has an attribute `trains_generator`, false: it is validated by
-    the ranks of gold passages, which its field `objective` names a metric of, and says in
-    `weighs_passages` whether it takes p(z|x,y) from the model. One that asks more of the data says
-    in `data_problems(data)` what the data lacks, one line each.
+    trains, but not the generator, is validated by the ranks of gold passages, which its field
+    `objective` names a metric of, and says in `weighs_passages` whether it takes p(z|x,y) from the
+    model. One that asks more of the data says in `data_problems(data)` what the data lacks, one
+    line each.
     """
 
     @property
-    def trains(self) -> bool:
-        """Whether the model changes."""
-        ...
-
-    @property
-    def trains_query_encoder(self) -> bool:
-        """Whether questions must be searched again after training."""
+    def trains(self) -> frozenset[Part]:
+        """What changes (empty: nothing). Where that is more than the generator, questions are
+        searched again afterwards."""
         ...
 
     def fit(self, training: Training) -> TrainingResult: ...

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class TextEncoder:
         self.pooling = pooling
         self.normalize = normalize
         self.max_length = max_length
+        self.folder: Path | None = None
+        """What the weights were loaded from; None: they were given."""
         self.texts_cut = 0
         """Texts that `encode` has cut to `max_length` tokens so far."""
 
@@ -69,21 +72,33 @@ class TextEncoder:
         frozen: bool = False,
     ) -> TextEncoder:
         """Encoder from a folder that `save_pretrained` wrote, in evaluation mode: in float32, or,
-        where it is never trained (`frozen`), all of it in the runtime's type.
+        where it is not trained (`frozen`), all of it in the runtime's type. What `save` wrote in
+        float32 stays so: what training changed last would be rounded away.
 
         Raises UserError, its lines under the key `place`, where the weights do not fit.
         """
         problems = find_problems(folder, pooling, max_length)
         if problems:
             raise UserError([f"{place}.{line}" for line in problems])
-        kind, dtype = ("frozen encoder", runtime.dtype) if frozen else ("encoder", "float32")
+        kind = "frozen encoder" if frozen else "encoder"
+        dtype = "float32" if not frozen or _read_dtype(folder) == "float32" else runtime.dtype
         name = (resident.name_folder(folder), pooling == "dpr", runtime.device, dtype)
         network = resident.take(kind, name)
         if network is None:
             network = _load_network(folder, pooling).to(getattr(torch, dtype)).eval()
             resident.lend(kind, name, network)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(network, tokenizer, runtime, pooling, normalize, max_length)
+        encoder = cls(network, tokenizer, runtime, pooling, normalize, max_length)
+        encoder.folder = folder
+        return encoder
+
+    def thaw(self) -> None:
+        """Make what was loaded `frozen` ready to be trained: load it again, in float32, where it
+        is in a narrower type."""
+        if self.network.dtype != torch.float32:
+            assert self.folder is not None
+            network = _load_network(self.folder, self.pooling).to(torch.float32).eval()
+            self.network = network.to(self.runtime.device)
 
     def release(self) -> None:
         """Leave the weights to the next user in this process, if training did not change them.
@@ -101,8 +116,13 @@ class TextEncoder:
             "pooling": self.pooling,
             "normalize": self.normalize,
             "max_length": self.max_length,
+            "dtype": str(self.network.dtype).removeprefix("torch."),
         }
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over, in place, the weights that `save` wrote."""
+        load_weights(self.network, folder)
 
     @property
     def dimension(self) -> int:
@@ -155,14 +175,14 @@ class TextEncoder:
 
     def forward_texts(self, texts: Sequence[str]) -> Tensor:
         """Vectors `[n, dimension]` float32 of n texts, with gradient, on the device."""
-        return self._pool(self._pad(self._tokenize(texts)))
+        return self._pool(self._pad(self._tokenize(texts, quiet=self.texts_cut > 0)))
 
-    def _tokenize(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+    def _tokenize(self, texts: Sequence[str], quiet: bool = False) -> dict[str, list[list[int]]]:
         batch = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
         # A fast tokenizer keeps what it cut, one encoding a text.
         cut = sum(1 for encoding in batch.encodings or () if encoding.overflowing)
-        if cut:
-            self.texts_cut += cut
+        self.texts_cut += cut
+        if cut and not quiet:  # else every batch of a training would say so
             log.info(
                 "%d of %d texts are longer than %d tokens and were cut for the encoder",
                 cut,
@@ -229,6 +249,12 @@ def read_dimension(folder: Path, pooling: Pooling) -> int:
 def _dimension(config: Any, pooling: Pooling) -> int:
     projection = getattr(config, "projection_dim", 0) if pooling == "dpr" else 0
     return int(projection or config.hidden_size)
+
+
+def _read_dtype(folder: Path) -> str | None:
+    """Type that `TextEncoder.save` wrote weights in; None: another wrote them."""
+    file = folder / _SETTINGS_FILE
+    return json.loads(file.read_text("utf-8")).get("dtype") if file.is_file() else None
 
 
 def _load_network(folder: Path, pooling: Pooling) -> Any:

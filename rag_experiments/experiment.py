@@ -25,6 +25,7 @@ from rag_experiments.contracts import (
     Question,
     Runtime,
     Task,
+    Trainer,
     Training,
     UserError,
 )
@@ -176,7 +177,7 @@ def _run(
     validation: Mapping[str, float] = {}
     if config.trainer.trains:
         with stage("training"):
-            if train_hits is None and not config.trainer.trains_query_encoder:
+            if train_hits is None and not changes_retrieval(config.trainer):
                 train_hits = search(data.train)
             hits = (train_hits, validation_hits)
             validation = train(config, data, pipeline, hits, runtime, recorder, output_dir)
@@ -185,7 +186,7 @@ def _run(
 
     if config.trainer.trains:
         with stage("test"):
-            if config.trainer.trains_query_encoder:
+            if changes_retrieval(config.trainer):
                 test_hits, validation_hits = pipeline.search(data.test), None
             if fits_labels:  # anew: what was trained is surer, or less sure
                 answers = pipeline.predict(data.validation, validation_hits, "validation")
@@ -321,14 +322,14 @@ def train(
     """Train the pipeline's model in place; return its scores on the validation questions.
 
     `hits` are those of the train and the validation split, where they were found before. A
-    trainer of the query encoder searches each batch itself, so it is given questions alone, and
-    what was found with the untrained encoder is of no use.
+    trainer of what searches or rescores searches by itself, so it is given questions alone, and
+    what was found with the untrained one is of no use.
     """
     if processes.is_first():
         rows = [asdict(question) for question in data.train]
         write_rows(output_dir / TRAINING_QUESTIONS, rows)
     train_hits, validation_hits = hits
-    if config.trainer.trains_query_encoder:
+    if changes_retrieval(config.trainer):
         questions = pipeline.add_shots(data.train)
         examples, validation_hits = [Example(question) for question in questions], None
     else:
@@ -336,7 +337,7 @@ def train(
         examples = pipeline.read_hits(data.train, train_hits)
 
     trainer: Any = config.trainer
-    ranks_alone = not getattr(trainer, "trains_generator", True)
+    ranks_alone = "generator" not in trainer.trains
     objective = trainer.objective if ranks_alone else config.task.objective
 
     def validate() -> dict[str, float]:
@@ -380,6 +381,11 @@ def train(
         named = "validation" if data.validation else "train"
         pipeline.fit_temperature(getattr(data, named), name=named)
     return result.scores
+
+
+def changes_retrieval(trainer: Trainer) -> bool:
+    """Whether questions find other passages, or other scores, after training."""
+    return bool(trainer.trains - {"generator"})
 
 
 def score(config: Run, predictions: Sequence[Prediction]) -> dict[str, float]:

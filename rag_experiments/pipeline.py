@@ -27,7 +27,7 @@ from rag_experiments.contracts import (
 )
 from rag_experiments.functional.ranking import entropy, fit_temperature, softmax_log_prior
 from rag_experiments.functional.text import normalize_answer
-from rag_experiments.retriever.base import find_vectors
+from rag_experiments.retriever.base import find_reranking, find_vectors
 from rag_experiments.retriever.passage_rows import PassageRows
 from rag_experiments.runtime.reproducibility import resolve_runtime
 from rag_experiments.shots import Shots
@@ -79,10 +79,14 @@ class RagPipeline:
 
         Vectors are `[questions, dimension]`.
         """
-        searcher: Any = self.searcher
         top_k = self.retriever.top_k if top_k is None else top_k
-        if query_vectors is not None or not self.retriever.uses_query_vectors:
-            return searcher.search(questions, top_k, query_vectors)
+        if query_vectors is not None:
+            return self.searcher.search(questions, top_k, query_vectors)
+        return self._search(self.searcher, questions, top_k)
+
+    def _search(self, searcher: Any, questions: Sequence[Question], top_k: int) -> list[list[Hit]]:
+        if not self.retriever.uses_query_vectors:
+            return searcher.search(questions, top_k)
         assert self.model.query_encoder is not None
         encode = self.model.query_encoder.encode
         more = {"encode": encode} if getattr(searcher, "reformulates", False) else {}
@@ -162,6 +166,15 @@ class RagPipeline:
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` of the index, for retrievers that search by vector."""
         return find_vectors(self.searcher, passage_ids)
+
+    @property
+    def reranking(self) -> Any:
+        """What rescores hits, for retrievers that have a reranker."""
+        return find_reranking(self.searcher)
+
+    def candidates(self, questions: Sequence[Question], count: int) -> list[Example]:
+        """Questions with the first `count` passages that the reranker is given to rescore."""
+        return self.read_hits(questions, self._search(self.reranking.first, questions, count))
 
     # -- answers -------------------------------------------------------------------------
 
@@ -292,7 +305,7 @@ class RagPipeline:
             "label_temperature": self.label_temperature,
             "passages": len(self.passages),
             "weights": bundle.fingerprint_weights(names, cache_dir),
-            "whole": {},
+            "whole": bundle.own_weights(options, folder),
         }
         bundle.seal(folder, facts)
 

@@ -237,6 +237,29 @@ def _is_whole(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
+def load_weights(network: Any, folder: Path) -> None:
+    """Take over, in place, weights or adapters that `save_pretrained` wrote."""
+    from safetensors.torch import load_file
+
+    adapters = folder / "adapter_model.safetensors"
+    if adapters.is_file():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(network, load_file(adapters))
+        return
+    loaded: dict[str, Any] = {}
+    for part in sorted(folder.glob("*.safetensors")):
+        loaded |= load_file(part)
+    result = network.load_state_dict(loaded, strict=False)
+    # Tied weights are stored once; nothing else may be missing.
+    missing = set(result.missing_keys) - set(getattr(network, "all_tied_weights_keys", {}) or {})
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"the weights in {str(folder)!r} do not fit: missing {sorted(missing)}, "
+            f"unexpected {result.unexpected_keys}"
+        )
+
+
 # --- PyPI wheels ------------------------------------------------------------------------------
 
 

@@ -75,6 +75,7 @@ class Retriever(Option):
     temperature: float | None = None
     uses_query_vectors: bool = False
     differentiable: bool = False
+    reranks: bool = False
     encoder: Any = None
 
     def data_problems(self) -> None: ...
@@ -85,8 +86,7 @@ class Retriever(Option):
 
 
 class Trainer(Option):
-    trains: bool = True
-    trains_query_encoder: bool = False
+    trains: frozenset[str] = frozenset({"generator"})
 
     def fit(self) -> None: ...
 
@@ -263,7 +263,7 @@ def test_the_objective_must_be_among_the_metrics():
 
 
 def test_joint_training_needs_a_differentiable_retriever_and_a_query_encoder():
-    problems = config.check(sound(trainer__trains_query_encoder=True))
+    problems = config.check(sound(trainer__trains=["generator", "query_encoder"]))
     assert len(problems) == 2
     assert "which retriever Retriever does not allow" in problems[0]
     assert "has none; choose one with model/query_encoder=" in problems[1]

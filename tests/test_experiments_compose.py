@@ -29,6 +29,7 @@ COMPANIONS = {
     "trainer=joint": ["retriever=dense"],
     "trainer=contrastive": ["retriever=dense"],
     "trainer=distill": ["retriever=dense"],
+    "trainer=reranker": ["retriever/reranker=bi_encoder"],
     "task/prompt=cite": ["model=concat"],
     "model=fusion": ["model/generator=flan_t5_small"],
     "model/generator=checkpoint": [*CHECKPOINT, "model/query_encoder=checkpoint"],

@@ -36,7 +36,7 @@ from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer.contrastive import Contrastive
 from rag_experiments.trainer.distill import Distill
-from rag_experiments.trainer.query_loop import Contrast, ContrastiveModel, mine
+from rag_experiments.trainer.ranking_loop import Contrast, ContrastiveModel, mine
 
 PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
 TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)

@@ -79,6 +79,7 @@ RUNS = {
     ],
     "ivf_pq": [
         *("retriever=dense", "retriever/index=ivf_pq", "retriever/reranker=bi_encoder"),
+        "trainer=reranker",
         *("retriever/encoder=tiny", "model/query_encoder=tiny"),
     ],
 }

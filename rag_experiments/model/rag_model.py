@@ -38,6 +38,7 @@ from rag_experiments.model.language_model import (
     load_language_model,
 )
 from rag_experiments.model.prompt_encoder import PromptEncoder
+from rag_experiments.weights import load_weights
 
 if TYPE_CHECKING:
     from rag_experiments.encoder import TextEncoder
@@ -418,11 +419,7 @@ class RagModel(nn.Module):
         """Take over, in place, the weights that `save` wrote."""
         load_weights(self.generator.network, folder / "generator")
         if self.query_encoder is not None and (folder / "query_encoder").is_dir():
-            self.load_query_encoder(folder / "query_encoder")
-
-    def load_query_encoder(self, folder: Path) -> None:
-        """Take over, in place, the weights that `TextEncoder.save` wrote."""
-        load_weights(self.query_network, folder)
+            self.query_encoder.load_weights(folder / "query_encoder")
 
 
 class RagTokenModel(RagModel):
@@ -617,29 +614,6 @@ def answer_mask(ids: Tensor, end_id: int) -> Tensor:
 def present(values: Tensor, slots: Tensor) -> tuple[float, ...]:
     """Values [n] of the passages that a question has."""
     return tuple(values[slots >= 0].tolist())
-
-
-def load_weights(network: Any, folder: Path) -> None:
-    """Take over, in place, weights or adapters that `save_pretrained` wrote."""
-    from safetensors.torch import load_file
-
-    adapters = folder / "adapter_model.safetensors"
-    if adapters.is_file():
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(network, load_file(adapters))
-        return
-    loaded: dict[str, Tensor] = {}
-    for part in sorted(folder.glob("*.safetensors")):
-        loaded |= load_file(part)
-    result = network.load_state_dict(loaded, strict=False)
-    # Tied weights are stored once; nothing else may be missing.
-    missing = set(result.missing_keys) - set(getattr(network, "all_tied_weights_keys", {}) or {})
-    if missing or result.unexpected_keys:
-        raise ValueError(
-            f"the weights in {str(folder)!r} do not fit: missing {sorted(missing)}, "
-            f"unexpected {result.unexpected_keys}"
-        )
 
 
 def load_rag_model(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
+    from rag_experiments.retriever.rescoring import RescoringSearcher
+
 MANIFEST = "manifest.json"
 
 
@@ -36,6 +38,11 @@ class BaseRetriever(Option):
     @property
     def differentiable(self) -> bool:
         """Whether scores are inner products of query and passage vectors."""
+        return False
+
+    @property
+    def reranks(self) -> bool:
+        """Whether a second model, the reranker, rescores hits."""
         return False
 
     def data_problems(self, passage_count: int) -> list[str]:
@@ -75,6 +82,14 @@ def find_vectors(searcher: Searcher, passage_ids: Sequence[str]) -> np.ndarray:
     if vectors is None:
         raise TypeError(f"{type(searcher).__name__} holds no vectors")
     return vectors(passage_ids)
+
+
+def find_reranking(searcher: Searcher) -> RescoringSearcher:
+    """The searcher that rescores hits, of a searcher that has a reranker."""
+    reranking = getattr(searcher, "reranking", None)
+    if reranking is None:
+        raise TypeError(f"{type(searcher).__name__} has no reranker")
+    return reranking
 
 
 def join_title(title: str, text: str, separator: str = " ") -> str:

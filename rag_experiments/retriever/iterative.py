@@ -16,6 +16,7 @@ from rag_experiments.functional.sentences import FUNCTION_WORDS, find_sentences
 from rag_experiments.retriever.base import (
     BaseRetriever,
     check_manifest,
+    find_reranking,
     find_vectors,
     fingerprint_passages,
     join_title,
@@ -29,6 +30,8 @@ from rag_experiments.retriever.passage_rows import PassageRows
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
+
+    from rag_experiments.retriever.rescoring import RescoringSearcher
 
 _WORD = re.compile(r"\w+")
 _RANK_OFFSET = 60.0  # of the scores, as in reciprocal rank fusion
@@ -84,6 +87,11 @@ class Iterative(BaseRetriever):
     def uses_query_vectors(self) -> bool:
         """Where what searches does."""
         return self.first.uses_query_vectors
+
+    @property
+    def reranks(self) -> bool:
+        """Where what searches does."""
+        return self.first.reranks
 
     def data_problems(self, passage_count: int) -> list[str]:
         """What does not fit a knowledge source of `passage_count` passages, one line each."""
@@ -170,6 +178,11 @@ class IterativeSearcher:
     def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[n, dimension]` of n passages, of what searches."""
         return find_vectors(self.first, passage_ids)
+
+    @property
+    def reranking(self) -> RescoringSearcher:
+        """What rescores hits, of what searches."""
+        return find_reranking(self.first)
 
     def save(self, folder: Path) -> None:
         """Write what searches."""

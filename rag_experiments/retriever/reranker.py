@@ -121,7 +121,7 @@ class RerankedRetriever(BaseRetriever):
 
     @property
     def reranks(self) -> bool:
-        """Whether hits are rescored."""
+        """Whether a second model, the reranker, rescores hits."""
         return not isinstance(self.reranker, NoReranker)
 
     def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:

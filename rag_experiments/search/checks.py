@@ -135,4 +135,4 @@ def check_runs(master: DictConfig, runs: Sequence[Run]) -> list[str]:
 
 def _validates(run: Run) -> bool:
     """Whether a run answers the validation questions while it trains."""
-    return run.trainer.trains and getattr(run.trainer, "eval_strategy", "no") != "no"
+    return bool(run.trainer.trains) and getattr(run.trainer, "eval_strategy", "no") != "no"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from rag_experiments.contracts import PreparedData
-from rag_experiments.trainer.query import QueryTrainer
+from rag_experiments.trainer.ranking import RankingTrainer
 
 if TYPE_CHECKING:
     from rag_experiments.trainer.loop import Loop
 
 
-class Distill(QueryTrainer):
+class Distill(RankingTrainer):
     """Bring p(z|x) near to p(z|x,y), the share of each passage in the right answer.
 
     The first `passages` hits of the untrained retriever are weighed once by the generator, which
@@ -40,6 +40,6 @@ class Distill(QueryTrainer):
         return super().data_problems(data)
 
     def _loop(self) -> type[Loop]:
-        from rag_experiments.trainer.query_loop import DistillLoop
+        from rag_experiments.trainer.ranking_loop import DistillLoop
 
         return DistillLoop

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rag_experiments.contracts import Option, Training, TrainingResult
+from rag_experiments.contracts import Option, Part, Training, TrainingResult
 
 
 class Frozen(Option):
     """Evaluate the pretrained model as it is."""
 
-    trains: ClassVar[bool] = False
-    trains_query_encoder: ClassVar[bool] = False
+    trains: ClassVar[frozenset[Part]] = frozenset()
 
     def fit(self, training: Training) -> TrainingResult:
         """Change nothing."""

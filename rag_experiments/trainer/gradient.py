@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rag_experiments.contracts import Option, Training, TrainingResult
+from rag_experiments.contracts import Option, Part, Training, TrainingResult
 
 if TYPE_CHECKING:
     from rag_experiments.trainer.loop import Loop
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 class GradientTrainer(Option):
     """Base of the trainers that run on transformers' `Trainer`."""
 
-    trains: ClassVar[bool] = True
-    trains_query_encoder: ClassVar[bool] = False
-    trains_generator: ClassVar[bool] = True
+    trains: ClassVar[frozenset[Part]] = frozenset({"generator"})
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """Highest learning rate of AdamW."""

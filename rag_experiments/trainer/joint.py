@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from rag_experiments.contracts import Part
 from rag_experiments.trainer.gradient import GradientTrainer
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class Joint(GradientTrainer):
     index stay fixed (Lewis et al. 2020, section 2.4).
     """
 
-    trains_query_encoder: ClassVar[bool] = True
+    trains: ClassVar[frozenset[Part]] = frozenset({"generator", "query_encoder"})
 
     query_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Highest learning rate of the query encoder; it is trained whole."""

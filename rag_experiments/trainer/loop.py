@@ -290,7 +290,7 @@ def fit(option: GradientTrainer, training: Training, loop: type[Loop]) -> Traini
     validated = training.validate is not None and option.eval_strategy != "no"
     if not validated:
         log.warning("no validation: the last weights are kept, whatever they score")
-    training.model.train_query_encoder(option.trains_query_encoder)
+    training.model.train_query_encoder("query_encoder" in option.trains)
     trainer = loop(option, training, _arguments(option, training, validated))
     found = processes.share(find_checkpoint(training.folder) if processes.is_first() else None)
     if found is not None:

@@ -1,4 +1,4 @@
-"""Settings that trainers of the query encoder alone share."""
+"""Settings that trainers of what ranks passages share."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from rag_experiments.contracts import PreparedData, Question
+from rag_experiments.contracts import Part, PreparedData, Question
 from rag_experiments.trainer.gradient import GradientTrainer
 
 
-class QueryTrainer(GradientTrainer):
-    """Base of the trainers that leave the generator, the passage encoder and the index as they are.
+class RankingTrainer(GradientTrainer):
+    """Base of the trainers that leave the generator, the passage vectors and the index as they are.
 
-    A step then costs the questions of its batch alone: passages have their vectors already. What
-    is trained ranks passages, so it is validated by how it ranks those that are gold, and no
-    question is answered meanwhile.
+    What is trained, the query encoder or a reranker, ranks passages: so it is validated by how it
+    ranks those that are gold, and no question is answered meanwhile.
     """
 
-    trains_query_encoder: ClassVar[bool] = True
-    trains_generator: ClassVar[bool] = False
+    trains: ClassVar[frozenset[Part]] = frozenset({"query_encoder"})
     weighs_passages: ClassVar[bool] = False
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    """Highest learning rate of AdamW; the query encoder is trained whole."""
+    """Highest learning rate of AdamW; what is trained is trained whole."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 5.0
     """Passes over the training questions."""
     per_device_train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Questions in a batch."""
-    temperature: Annotated[float, Field(gt=0)] = 0.05
-    """What inner products are divided by, in training alone: that of p(z|x) is fitted again
-    afterwards. About 1 for vectors that are not scaled to length one."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """What scores are divided by, in training alone: that of p(z|x) is fitted again afterwards.
+    null: 0.05 for inner products of vectors of length one, 1 for other scores."""
     objective: Literal["mrr", "ndcg", "recall", "all_recall"] = "mrr"
     """Metric of gold passages among `retriever.top_k` that the best checkpoint is chosen by."""
 
