@@ -6,7 +6,7 @@
 - `parts`: the SHA-256 of each part of the folder;
 - `weights`: of each key of the configuration that names pretrained weights which are not in the
   folder, a text that changes with them (a hash, or the commit of a model of the Hub);
-- `whole`: of each such key whose weights are in the folder, where they are.
+- `whole`: of each key that names weights which are in the folder, where they are.
 """
 
 from __future__ import annotations

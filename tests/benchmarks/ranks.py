@@ -3,8 +3,8 @@
     python tests/benchmarks/ranks.py "retriever=bm25" "retriever=iterative" --with data=bio_qa
 
 Every line after the first is compared with it on the same questions: the difference with its 95%
-bootstrap interval. A line may train the query encoder alone (trainer=contrastive); the best
-checkpoint is chosen on validation questions, as in a run.
+bootstrap interval. A line may train what ranks passages (trainer=contrastive, trainer=reranker);
+the best checkpoint is chosen on validation questions, as in a run.
 """
 
 from __future__ import annotations
