@@ -50,9 +50,6 @@ ROWS = (
     "memory",
 )
 
-CURVE_BATCHES = 40
-"""Different batches of --curve: fewer would be learnt by heart, down to a loss of nothing."""
-
 
 def make_contest(row: str, inputs: Inputs, sizes: Sizes, folder: Path) -> Contest:
     """The sides of a row, with their weights."""
@@ -140,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     sizes = QUICK if options.quick else Sizes()
-    if options.curve and not options.quick:
-        sizes = replace(sizes, batches=CURVE_BATCHES)
+    if options.curve and not options.quick:  # a question a step, none twice: else learnt by heart
+        sizes = replace(sizes, questions=1, batches=options.steps)
     inputs = read_inputs(options.data, sizes, options.cache_dir)
     if options.alone:
         run_alone(options.alone, inputs, sizes, options.folder)
