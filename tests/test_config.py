@@ -177,8 +177,8 @@ def test_a_sound_configuration_becomes_options():
         (
             {"retriever": {"_target_": f"{HERE}.Trainer"}},
             f"retriever: {HERE}.Trainer is no option of the group retriever; it lacks build, "
-            "data_problems, differentiable, extend, load, question_problems, temperature, top_k, "
-            "uses_query_vectors",
+            "data_problems, differentiable, extend, load, question_problems, reranks, temperature, "
+            "top_k, uses_query_vectors",
         ),
         (
             {"model": {"_target_": f"{HERE}.Retriever"}},
