@@ -36,7 +36,7 @@ from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer.contrastive import Contrastive
 from rag_experiments.trainer.distill import Distill
-from rag_experiments.trainer.ranking_loop import Contrast, ContrastiveModel, mine
+from rag_experiments.trainer.ranking_loop import Contrast, ContrastiveModel, Ranker, mine
 
 PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
 TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
@@ -212,6 +212,20 @@ def test_a_batch_ranks_all_its_passages_once(make_training):
     scores = queries @ training.retrieve.passage_vectors(names).T / 0.2
     gold = [[True, False, False, False], [False, True, False, False], [False, True, True, False]]
     assert float(loss.detach()) == pytest.approx(contrast_by_hand(scores.tolist(), gold), rel=1e-4)
+
+
+def test_scores_of_mixed_precision_are_not_rounded(make_training):
+    """bf16 keeps three digits, and cosines of passages that were retrieved differ in the third."""
+    training = make_training()
+    training.model.eval()
+    ranker = Ranker(training, temperature=0.05)
+    asked, names = [example.question for example in training.examples[:3]], ["p0", "p1", "p5"]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = ranker.score(asked, names)
+        queries = ranker.encoder.forward_texts([question.query for question in asked])
+    passages = torch.as_tensor(ranker.passage_vectors(names))
+    expected = queries.double() @ passages.double().T / 0.05
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 FAST = {

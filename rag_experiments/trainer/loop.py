@@ -154,16 +154,17 @@ class SearchingModel(nn.Module):
         examples = retrieve.examples(questions, vectors.detach().float().cpu().numpy())
         batch = {name: x.to(rag.device) for name, x in rag.collate(examples).items()}
         # The same prior as the examples have, this time with its gradient.
-        batch["log_prior"] = pad_sequence(
-            [
-                torch.log_softmax(
-                    self.passage_vectors(example, query) @ query / retrieve.temperature, dim=0
-                )
-                for example, query in zip(examples, vectors, strict=True)
-            ],
-            batch_first=True,
-            padding_value=-torch.inf,
-        )
+        with torch.autocast(vectors.device.type, enabled=False):  # 16 bits would even scores out
+            batch["log_prior"] = pad_sequence(
+                [
+                    torch.log_softmax(
+                        self.passage_vectors(example, query) @ query / retrieve.temperature, dim=0
+                    )
+                    for example, query in zip(examples, vectors, strict=True)
+                ],
+                batch_first=True,
+                padding_value=-torch.inf,
+            )
         return rag(**batch)
 
     def passage_vectors(self, example: Example, query: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ class Ranker(nn.Module):
         """Inner products / temperature [questions, passages], with gradient."""
         queries = self.encoder.forward_texts([question.query for question in questions])
         passages = torch.as_tensor(self.passage_vectors(passage_ids), device=queries.device)
-        return queries @ passages.T / self.temperature
+        with torch.autocast(queries.device.type, enabled=False):  # 16 bits would even scores out
+            return queries @ passages.T / self.temperature
 
 
 # --- Gold passages against others -------------------------------------------------------------
