@@ -1,6 +1,7 @@
 """Large corpora: embedding goes on where it was, indexes are read from disk, builds are planned."""
 
 import shutil
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -274,7 +275,7 @@ def test_what_a_build_takes_by_hand():
     graph = Hnsw(m=4)
     assert graph.disk(1000, 8) == 81_333
     assert estimate(work, graph, None, 3.0) == Estimate(None, 3.0, 1_600_000, 19_200 + 81_333)
-    done = work._replace(embedded=0, written=0, held=0)
+    done = replace(work, embedded=0, written=0, held=0)
     assert estimate(done, graph, None, 3.0) == Estimate(None, 3.0, 81_333 + 16_000, 81_333)
     # 25 clusters and 16 centroids of 32 bytes; codes of 2 bytes and rows of 8.
     codes = IvfPq(m=4, nbits=4)
