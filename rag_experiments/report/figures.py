@@ -185,11 +185,10 @@ def retrieval_depth(comparison: Comparison) -> Drawing | None:
         for curve, settings in curves.items()
     ]
     figure, (axes,) = _panels(1)
-    _draw_lines(axes, lines, number="{:.2f}")
+    _draw_lines(axes, lines, number="{:.2f}", limits=(0, 1.02))
     axes.set_xticks(range(1, max(len(curve) for curve in curves) + 1))
     axes.set_xlabel("k, passages looked at")
     axes.set_ylabel("recall@k of gold passages")
-    axes.set_ylim(0, 1.02)
     return _drawing(
         figure,
         "retrieval_depth",
@@ -245,10 +244,9 @@ def learning_curve(comparison: Comparison) -> Drawing | None:
     if not any(len(sizes) > 1 for _, sizes, _ in lines):
         return None
     figure, (axes,) = _panels(1)
-    _draw_lines(axes, lines, number="{:.3f}", bars=bars)
+    _draw_lines(axes, lines, number="{:.3f}", bars=bars, limits=(0, None))
     axes.set_xlabel("training questions")
     axes.set_ylabel(f"{comparison.metric}, 95% interval")
-    axes.set_ylim(bottom=0)
     return _drawing(
         figure,
         "learning_curve",
@@ -277,8 +275,12 @@ def _draw_lines(
     lines: Sequence[tuple[str, list[Any], list[float]]],
     number: str,
     bars: Sequence[list[tuple[float, float]]] = (),
+    limits: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    """Draw lines with their names at their ends, moved apart where they would overlap."""
+    """Draw lines with their names at their ends, moved apart where they would overlap.
+
+    `limits` are those of the vertical axis; None: as the lines need.
+    """
     ends = []
     for index, (name, x, y) in enumerate(lines):
         color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
@@ -288,7 +290,7 @@ def _draw_lines(
             axes.vlines(x, lows, highs, color=color, lw=1.2)
         ends.append((y[-1], f"{number.format(y[-1])}  {name}", color, x[-1]))
     axes.grid(axis="y")
-    low, high = axes.get_ylim()
+    low, high = axes.set_ylim(*limits)
     step = (high - low) * 0.085
     place = low - step
     for end, text, color, last in sorted(ends):
