@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rag_experiments.composition.overrides import read_key
 from rag_experiments.contracts import UserError
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
-from rag_experiments.sweep.command import Command, read_command, write_command
+from rag_experiments.sweep.command import PARENT, Command, read_command, write_command
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -190,7 +191,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
     ) as recorder:
         recorder.log_environment({**reproducibility.versions(), **reproducibility.hardware()})
         facts = {"parent_run_id": parent.run_id, "parent_folder": str(parent.folder)}
-        write_json(current.output_dir / "parent.json", facts)
+        write_json(current.output_dir / PARENT, facts)
         for key, value in facts.items():
             recorder.tag(key, value)
         with timer.stage("data"):
@@ -219,7 +220,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
         objective = results.conclude(stage, pipeline, hits, predictions, cut, current.overrides, {})
         print(
             "compare it with the run:  python -m rag_experiments.report "
-            f"{parent.folder} {current.output_dir}"
+            f"{shlex.quote(str(parent.folder))} {shlex.quote(str(current.output_dir))}"
         )
         print_place(recorder)
         return objective

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -221,8 +222,9 @@ def _run(
         final, pipeline, test_hits, predictions, truncated, job.overrides, validation
     )
     if config.task.records == "questions":
-        print(f'ask it:  python -m rag_experiments.ask {output_dir} "your question"')
-        print(f"serve it:  mlflow models serve --env-manager local -m {output_dir / 'model'}")
+        run_folder, bundle = (shlex.quote(str(path)) for path in (output_dir, saved))
+        print(f'ask it:  python -m rag_experiments.ask {run_folder} "your question"')
+        print(f"serve it:  mlflow models serve --env-manager local -m {bundle}")
     print_place(recorder)
     log.info("time: %s", timer)
     if job.sweep is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def main() -> None:
         sys.exit(2)
     print(f"saved in {arguments.folder}")
     if arguments.whole:
-        print(f"serve it:  mlflow models serve --env-manager local -m {arguments.folder}")
+        place = shlex.quote(str(arguments.folder))
+        print(f"serve it:  mlflow models serve --env-manager local -m {place}")
         return
     print(
         f"train it on:  python -m rag_experiments model.weights={arguments.folder.absolute()} ..."

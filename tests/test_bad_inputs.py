@@ -109,7 +109,11 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
             )
         ],
     ),
-    ("a list with null", ["metrics=[null]"], ["metrics=None: no such option (legal: accuracy..."]),
+    (
+        "a list with null",
+        ["metrics=[null]"],
+        ["metrics=None: no such option (legal: abstention_precision..."],
+    ),
     (
         "no metrics",
         ["metrics=[]"],

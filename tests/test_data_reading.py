@@ -13,7 +13,9 @@ from rag_experiments.data.fields import get_field, is_absent
 from rag_experiments.data.files import Files
 from rag_experiments.data.fingerprint import fingerprint
 from rag_experiments.data.folder import Folder
-from rag_experiments.data.records import PassageColumns, QuestionColumns
+from rag_experiments.data.problems import Problems
+from rag_experiments.data.records import Located, PassageColumns, QuestionColumns
+from rag_experiments.data.splits import assign_splits
 
 PASSAGES = [
     {"id": "p1", "title": "Taq", "text": "Taq polymerase comes from Thermus aquaticus."},
@@ -411,3 +413,19 @@ def test_a_misspelled_field_of_a_column_map_is_refused():
         PassageColumns(tittle="x")
     with pytest.raises(ValueError, match="at least 1 character"):
         QuestionColumns(question="")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_few_questions_leave_no_split_empty_by_chance(count):
+    """At 10 and 20 percent a hash would often give small data no question to validate or test."""
+    rows = [Located(f"row {i}", Question(f"q{i}", "Why?", ("so",))) for i in range(count)]
+    fractions = {"validation": 1e-9, "test": 1e-9}
+    splits, notes = assign_splits({"train": rows}, fractions, {}, Problems())
+    sizes = {name: len(found) for name, found in splits.items()}
+    drawn = {"test": min(1, count - 1), "validation": min(1, max(0, count - 2))}
+    assert sizes == {"train": count - sum(drawn.values()), **drawn}
+    assert sum("none fell to it, so one was drawn" in note for note in notes) == sum(drawn.values())
+    again, _ = assign_splits({"train": rows[::-1]}, fractions, {}, Problems())
+    assert [row.place for row in again["test"]] == [row.place for row in splits["test"]]
+    none, _ = assign_splits({"train": rows}, dict.fromkeys(fractions, 0.0), {}, Problems())
+    assert len(none["train"]) == count

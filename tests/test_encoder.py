@@ -130,8 +130,15 @@ def test_saved_and_loaded_with_its_settings(folder, runtime, tmp_path):
     encoder = TextEncoder.load(folder, runtime, "cls", False, 16)
     encoder.save(tmp_path / "encoder")
     settings = json.loads((tmp_path / "encoder" / "encoder.json").read_text())
-    assert settings == {"pooling": "cls", "normalize": False, "max_length": 16}
-    again = TextEncoder.load(tmp_path / "encoder", runtime, **settings)
+    assert settings == {
+        "pooling": "cls",
+        "normalize": False,
+        "max_length": 16,
+        "dtype": "float32",
+    }
+    again = TextEncoder.load(
+        tmp_path / "encoder", runtime, pooling="cls", normalize=False, max_length=16
+    )
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
 
 

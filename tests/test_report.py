@@ -202,6 +202,20 @@ def test_only_questions_that_both_answered_are_compared(composer, tmp_path):
     assert compare([runs.read(one), runs.read(three)]).differences == ()
 
 
+def test_an_evaluation_on_other_questions_is_named_and_nothing_is_best(composer, tmp_path):
+    run = write_run(composer, tmp_path / "1", ["retriever.top_k=1"], [0, 1], names=["a", "b"])
+    other = write_run(composer, tmp_path / "2", ["retriever.top_k=2"], [1, 1], names=["c", "d"])
+    (other / "parent.json").write_text(json.dumps({"parent_folder": str(run)}))
+    found = runs.find([str(run), str(other)])
+    _, text = page.render(found, compare(found.runs))
+    assert "Best" not in text
+    assert "No other setting answered these questions" in text
+    assert "1 not at all" in text
+    assert f"retriever.top_k=2: an evaluation of the model that {run} saved" in text
+    assert "After retriever.top_k=1" in text
+    assert "After retriever.top_k=2" not in text
+
+
 def test_many_settings_are_tested_against_the_first(composer, tmp_path):
     run = runs.read(write_run(composer, tmp_path / "1", [], [0.5, 1]))
     key = "retriever.top_k"

@@ -28,7 +28,7 @@ def assign_splits(
 
     `given` holds the splits that the data has. `ids` names the questions of a split, wherever
     they stand. A split with neither is taken out of train: `fractions` of it, by the hash of
-    the id.
+    the id, and one question at least where there are two.
     """
     splits = {name: list(given.get(name, ())) for name in SPLITS}
     notes = []
@@ -57,14 +57,19 @@ def assign_splits(
     for name in ("test", "validation"):
         end = start + fractions[name]
         if name in missing:
-            kept: list[Located] = []
-            for row in splits["train"]:
-                inside = start <= place_id(row.question.id, "split") < end
-                (splits[name] if inside else kept).append(row)
-            splits["train"] = kept
+            rows = splits["train"]
+            drawn = [r for r in rows if start <= place_id(r.question.id, "split") < end]
+            how = f"fraction {fractions[name]}"
+            if not drawn and fractions[name] and len(rows) > 1:
+                # Few questions: a run needs one at least, and should not fail by chance.
+                drawn = [min(rows, key=lambda row: place_id(row.question.id, name))]
+                how += "; none fell to it, so one was drawn"
+            splits[name] = drawn
+            taken = {id(row) for row in drawn}
+            splits["train"] = [row for row in rows if id(row) not in taken]
             notes.append(
-                f"{name}: the data has no such split; {len(splits[name])} of {pool} training "
-                f"questions, chosen by a stable hash of their ids (fraction {fractions[name]})."
+                f"{name}: the data has no such split; {len(drawn)} of {pool} training "
+                f"questions, chosen by a stable hash of their ids ({how})."
             )
         start = end
     return splits, notes

@@ -227,8 +227,15 @@ def _remarks(
     if unshared:
         remarks.append(
             f"settings answered different questions: {len(unshared)} of {len(differences)} pairs "
-            f"are compared on fewer questions than the {max(counts)} of the largest test"
+            f"are compared on fewer questions than the {max(counts)} of the largest test, and "
+            f"{sum(not d.n for d in unshared)} not at all, for want of questions in both"
         )
+    remarks += [
+        f"{setting.label}: an evaluation of the model that {run.parent} saved"
+        for setting in settings
+        for run in setting.runs
+        if run.parent
+    ]
     if 0 in counts:
         without = [s.label for s in settings if not s.scores(metric, s.final)]
         remarks.append(f"no scores of single questions for {metric}: {'; '.join(without)}")

@@ -44,7 +44,10 @@ def _content(found: Found, comparison: Comparison) -> dict[str, Any]:
         "best": best,
         "headline": headline(comparison),
         "references": {stage: REFERENCES[stage] for stage in shown},
-        "advice": {s.label: advise(s, comparison) for s in (best, *others)},
+        # An evaluation has no model of its own that another command would make better.
+        "advice": {
+            s.label: advise(s, comparison) for s in (best, *others) if not s.runs[-1].parent
+        },
         "bins": [s for s in comparison.settings if s.bins],
         "bin_names": BINS,
         "examples": examples(best),
@@ -68,6 +71,8 @@ def headline(comparison: Comparison) -> str:
     others = [s.label for s in comparison.settings if s is not best]
     if not others:
         return f"{said}."
+    if not any(_tested(best, s) for s in comparison.settings if s is not best):
+        return f"{said}. No other setting answered these questions, so none is better or worse."
     tested = [d for d in (comparison.between(best.label, other) for other in others) if d]
     worse = sum(d.distinguishable for d in tested)
     if worse == len(others):
@@ -81,8 +86,9 @@ def headline(comparison: Comparison) -> str:
 
 
 def _tested(first: Setting, second: Setting) -> bool:
-    ids = first.runs[-1].predictions[first.final].keys()
-    return bool(ids & second.runs[-1].predictions[second.final].keys())
+    """Whether some question was answered in both, by its id and its words."""
+    one, two = (s.runs[-1].predictions[s.final] for s in (first, second))
+    return any(one[key]["question"] == two[key]["question"] for key in one.keys() & two.keys())
 
 
 def _metrics(comparison: Comparison) -> dict[str, list[Estimate]]:

@@ -16,7 +16,7 @@ from rag_experiments.contracts import Tracking, UserError
 from rag_experiments.parameters import flatten, mask
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
-from rag_experiments.sweep.command import read_command
+from rag_experiments.sweep.command import PARENT, read_command
 from rag_experiments.tracking.mlflow import Mlflow
 
 STAGES = ("untrained", "trained", "closed_book", "gold")
@@ -66,6 +66,8 @@ class Run:
     seconds: float
     gold_source: str
     notes: tuple[str, ...] = field(default=())
+    parent: str = ""
+    """Folder of the run whose saved model was evaluated; empty: it is a run of its own."""
 
     @property
     def final(self) -> str:
@@ -201,7 +203,16 @@ def _read(folder: Path) -> Run:
         seconds=sum(metrics["seconds"].values()),
         gold_source=metrics["gold_source"],
         notes=tuple(notes.read_text("utf-8").splitlines()) if notes.is_file() else (),
+        parent=_parent(folder),
     )
+
+
+def _parent(folder: Path) -> str:
+    file = folder / PARENT
+    if not file.is_file():
+        return ""
+    with disk.reading(file, _REMEDY):
+        return str(json.loads(file.read_text("utf-8"))["parent_folder"])
 
 
 def _lines(path: Path) -> list[Row]:

@@ -10,6 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments.runtime import disk
 
+PARENT = "parent.json"
+"""File of an evaluation that names the run whose model it evaluated."""
+
 
 @dataclass(frozen=True)
 class Command:

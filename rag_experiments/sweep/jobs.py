@@ -53,6 +53,12 @@ def run(raw: DictConfig) -> float:
                 return math.nan
             except KeyboardInterrupt:
                 _note(UserError(f"interrupted by {interruption.name()}"), job)
+                if alone:  # a sweep says it once for all of its jobs
+                    log.warning(
+                        "interrupted by %s; the same command goes on with hydra.run.dir=%s",
+                        interruption.name(),
+                        job.output_dir,
+                    )
                 raise
             except (Exception, SystemExit) as error:
                 # Some libraries make an error of their own out of a request to end.
