@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     sizes = QUICK if options.quick else Sizes()
-    if options.curve and not options.quick:  # a question a step, none twice: else learnt by heart
-        sizes = replace(sizes, questions=1, batches=options.steps)
+    if options.curve and not options.quick:  # no question twice: else learnt by heart
+        sizes = replace(sizes, questions=2, batches=options.steps)
     inputs = read_inputs(options.data, sizes, options.cache_dir)
     if options.alone:
         run_alone(options.alone, inputs, sizes, options.folder)
