@@ -128,19 +128,13 @@ def add_passages(
 def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
     """Read passages, and prepare them as the data of a run was prepared."""
     from rag_experiments import config
-    from rag_experiments.data import corpus, records
+    from rag_experiments.data import corpus
     from rag_experiments.data.preparation import Limit, Preparation
     from rag_experiments.data.problems import Problems
-    from rag_experiments.data.source import find_passages_problems, is_corpus, open_passages
+    from rag_experiments.data.source import is_corpus, read_knowledge_source
 
-    found = find_passages_problems(str(source))
-    if found:
-        raise UserError([line.removeprefix("passages: ") for line in found])
     problems = Problems()
-    table = open_passages(source, problems)
-    read = records.read_passages(table, records.PassageColumns(), problems)
-    if not read.passages and not problems.count:
-        problems.add(table.name, "there is no passage in it")
+    read = read_knowledge_source(source, problems)
     preparation: Any = Preparation()
     if "preparation" in raw.data:  # an option of one's own may have none
         preparation = config.build(raw.data.preparation, "data.preparation")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime
+from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime, UserError
 from rag_experiments.data import corpus
 from rag_experiments.data.documents import DocumentColumns, prepare_documents, read_documents
 from rag_experiments.data.preparation import Preparation
@@ -328,6 +328,19 @@ def is_corpus(path: Path) -> bool:
         return False
     listing = corpus.list_documents(path)
     return bool(listing.documents or listing.problems)
+
+
+def read_knowledge_source(path: Path, problems: Problems) -> ReadPassages:
+    """Read passages by themselves, from what `passages` may name; `problems` takes what is wrong
+    with single ones. Raises UserError where there is nothing to read."""
+    found = find_passages_problems(str(path))
+    if found:
+        raise UserError([line.removeprefix("passages: ") for line in found])
+    table = open_passages(path, problems)
+    read = read_passages(table, PassageColumns(), problems)
+    if not read.passages and not problems.count:
+        problems.add(table.name, "there is no passage in it")
+    return read
 
 
 def open_passages(path: Path, problems: Problems, delimiter: str = ",") -> Table:

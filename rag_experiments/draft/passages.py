@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag_experiments.contracts import Passage, Question, UserError
-from rag_experiments.data import chunking, records
+from rag_experiments.contracts import Passage, Question
+from rag_experiments.data import chunking
 from rag_experiments.data.preparation import Chunk, normalize, normalize_long
 from rag_experiments.data.problems import Problems
-from rag_experiments.data.source import find_passages_problems, open_passages
+from rag_experiments.data.source import read_knowledge_source
 from rag_experiments.functional.sentences import find_sentences
 
 SENTENCES = 5
@@ -62,14 +62,8 @@ def read_passages(source: Path) -> Passages:
 
     Raises UserError with everything that cannot be read.
     """
-    found = find_passages_problems(str(source))
-    if found:
-        raise UserError([line.removeprefix("passages: ") for line in found])
     problems = Problems()
-    table = open_passages(source, problems)
-    read = records.read_passages(table, records.PassageColumns(), problems)
-    if not read.passages and not problems.count:
-        problems.add(table.name, "there is no passage in it")
+    read = read_knowledge_source(source, problems)
     problems.raise_if_any()
     passages = [
         Passage(document.id, normalize(document.title), piece)
