@@ -228,10 +228,10 @@ class Page:
         )
         with ui.row().classes(f"w-full items-center pl-3 py-1 gap-4 no-wrap {border}") as row:
             row.mark("turn" if turn else "waiting")
-            with ui.column().classes("gap-0 w-64"):
+            with ui.column().classes("gap-0 w-56 shrink-0"):
                 ui.label(criterion.name.capitalize()).classes("font-medium")
                 ui.label(criterion.question).classes("text-sm text-grey-7")
-            with ui.row().classes("gap-1 no-wrap"):
+            with ui.row().classes("gap-1 no-wrap shrink-0"):
                 for choice in (*VALUES, NO_JUDGMENT):
                     meaning = criterion.labels[choice - 1] if choice else "cannot say"
                     button = ui.button(
