@@ -134,12 +134,12 @@ def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
     from rag_experiments.data.source import is_corpus, read_knowledge_source
 
     problems = Problems()
-    read = read_knowledge_source(source, problems)
+    read = read_knowledge_source(source, problems, runtime.cache_dir)
     preparation: Any = Preparation()
     if "preparation" in raw.data:  # an option of one's own may have none
         preparation = config.build(raw.data.preparation, "data.preparation")
     if is_corpus(source) and not preparation.shortens:
-        long = corpus.describe_long([passage.text for passage in read.passages])
+        long = corpus.describe_long(read.passages)
         if long is not None:
             problems.add(
                 str(source),

@@ -21,6 +21,7 @@ from rag_experiments import config
 from rag_experiments.composition.composer import Composer
 from rag_experiments.composition.overrides import read_key
 from rag_experiments.contracts import UserError
+from rag_experiments.data.passages import read_rows
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
 from rag_experiments.sweep.command import PARENT, Command, read_command, write_command
@@ -246,7 +247,7 @@ def _with_same_passages(
 
 
 def _texts(passages: Dataset, ids: set[str]) -> dict[str, str]:
-    pairs = zip(passages["id"], passages["text"], strict=True)
+    pairs = read_rows(passages, "id", "text")
     return {passage_id: text for passage_id, text in pairs if passage_id in ids}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_experiments.contracts import Passage, PreparedData, Question, Shot, Task
+from rag_experiments.data.passages import read_rows
 from rag_experiments.data.splits import place_id
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def _simplify(text: str) -> str:
 
 def _read_passages(data: PreparedData) -> dict[str, Passage]:
     wanted = {name for question in data.train for name in question.passage_ids}
-    rows = [i for i, name in enumerate(data.passages["id"]) if name in wanted]
+    ids = (name for (name,) in read_rows(data.passages, "id"))
+    rows = [i for i, name in enumerate(ids) if name in wanted]
     return {
         row["id"]: Passage(row["id"], row["title"], row["text"])
         for row in data.passages.select(rows)

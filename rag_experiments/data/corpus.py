@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rag_experiments.contracts import Passage
 from rag_experiments.data.markdown import read_markdown
 from rag_experiments.data.pdf import Pdf, is_readable, read_pdf
 from rag_experiments.data.problems import Problems, number, quote
@@ -85,25 +86,48 @@ def find_corpus_problems(folder: Path, listing: Listing) -> list[str]:
     return problems
 
 
+@dataclass(frozen=True)
+class DocumentTable(Table):
+    """Documents, each a row."""
+
+    files: tuple[Path, ...] = ()
+
+    def place(self, number: int) -> str:
+        """The file of a document."""
+        return str(self.files[number - 1])
+
+
 def open_corpus(folder: Path, problems: Problems) -> Table:
-    """Read the documents of a folder, each as a row: its path within the folder as `id`, `title`
+    """Open the documents of a folder, each as a row: its path within the folder as `id`, `title`
     and `text`.
 
     The title is that of a Markdown document or PDF, else the file's name without its ending.
     Documents without any text are left out and named in the notes; what cannot be read is noted
-    as a problem.
+    as a problem when the rows are read.
     """
-    from tqdm.auto import tqdm
-
     listing = list_documents(folder)
     found = find_corpus_problems(folder, listing)
     for problem in found:
         problems.add("passages", problem)
     if found:
         return Table(str(folder), (), readable=False)
-    rows, empty, bare = [], [], 0
-    name = folder.name
-    for file in tqdm(listing.documents, desc=f"reading {name}", unit=" documents", delay=2):
+    notes = list(listing.notes)
+    rows = _read_documents(folder, listing.documents, problems, notes)
+    return DocumentTable(
+        str(folder),
+        rows,
+        columns=("id", "title", "text"),
+        count=len(listing.documents),
+        notes=notes,
+        files=listing.documents,
+    )
+
+
+def _read_documents(
+    folder: Path, files: Sequence[Path], problems: Problems, notes: list[str]
+) -> Iterator[Row]:
+    empty, bare = [], 0
+    for row, file in enumerate(files, start=1):
         try:
             title, text, pages = _read(file)
         except ValueError as error:
@@ -115,8 +139,7 @@ def open_corpus(folder: Path, problems: Problems) -> Table:
             continue
         bare += pages
         title = " ".join(title.split()) or file.stem
-        rows.append(Row(str(file), {"id": identity, "title": title, "text": text}))
-    notes = list(listing.notes)
+        yield Row(row, {"id": identity, "title": title, "text": text})
     if empty:
         notes.append(
             f"{folder}: {number(len(empty), 'document')} without text left out (scanned pages are "
@@ -124,18 +147,19 @@ def open_corpus(folder: Path, problems: Problems) -> Table:
         )
     if bare:
         notes.append(f"{folder}: {number(bare, 'page')} without text in PDF files with text.")
-    return Table(str(folder), rows, ("id", "title", "text"), notes=tuple(notes))
 
 
-def describe_long(texts: Sequence[str]) -> str | None:
+def describe_long(passages: Iterable[Passage]) -> str | None:
     """Which of the documents are too long to be read whole, in words; None: none is."""
-    lengths = [len(text.split()) for text in texts]
-    long = sum(length > LONG for length in lengths)
+    count = long = longest = 0
+    for passage in passages:
+        length = len(passage.text.split())
+        count, long, longest = count + 1, long + (length > LONG), max(longest, length)
     if not long:
         return None
     return (
-        f"{long} of {number(len(texts), 'document')} are longer than {LONG} words, up to "
-        f"{max(lengths)}, and would be cut wherever they are read"
+        f"{long} of {number(count, 'document')} are longer than {LONG} words, up to "
+        f"{longest}, and would be cut wherever they are read"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from rag_experiments.contracts import Option, Passage, PreparedData, Question, Runtime, UserError
 from rag_experiments.data.fields import Fields
+from rag_experiments.data.passages import write_passages
 from rag_experiments.data.preparation import (
     Preparation,
     assemble,
@@ -66,20 +67,20 @@ def read_documents(
         summaries = reader.texts(row, "summaries")
         group = reader.optional_text(row, "group")
         if summaries == ():
-            place = f"{row.place}:{columns.summaries}"
+            place = f"{table.place(row.number)}:{columns.summaries}"
             problems.add(place, "[] is empty; legal: one summary or more")
         if identity is None or text is None or not summaries:
             continue
         if identity in places:
-            place = f"{row.place}:{columns.id or columns.document}"
+            place = f"{table.place(row.number)}:{columns.id or columns.document}"
             problems.add(place, f"{quote(identity)} is also the id of {places[identity]}")
             continue
-        places[identity] = row.place
+        places[identity] = table.place(row.number)
         untitled += not title
         document = Question(
             identity, title or _first_sentence(text), summaries, group=group, document=text
         )
-        result.questions.append(Located(row.place, document))
+        result.questions.append(Located(places[identity], document))
     reader.check_optional()
     if untitled:
         result.notes.append(
@@ -120,9 +121,13 @@ def prepare_documents(
         steps.show_examples()
     for note in steps.notes:
         log.info("%s", note)
-    return assemble(
-        steps.passages, steps.documents, steps.splits, "none", steps.notes, scope == "examples"
+    columns = ("id", "title", "text", "document_id", *(["summary"] * (scope == "examples")))
+    rows = (
+        (p.id, p.title, p.text, document_id, p.summary)[: len(columns)]
+        for p, document_id in zip(steps.passages, steps.documents, strict=True)
     )
+    passages = write_passages(rows, columns, runtime.cache_dir)
+    return assemble(passages, steps.splits, "none", steps.notes)
 
 
 class _Steps:
@@ -203,7 +208,7 @@ class _Steps:
         texts = [document.document for document in documents]
         pieces = [[text] for text in texts]
         if chunk.unit is not None:
-            pieces = cut_texts(texts, chunk, runtime)
+            pieces = list(cut_texts(texts, chunk, runtime))
         places: dict[str, str] = {}
         for document, own in zip(documents, pieces, strict=True):
             for i, text in enumerate(own):

@@ -81,7 +81,8 @@ class Fields:
         from tqdm.auto import tqdm
 
         name = self.table.name.rsplit("/", 1)[-1]
-        for row in tqdm(self.table.rows, desc=f"reading {name}", unit=" records", delay=2):
+        rows, total = self.table.rows, self.table.count
+        for row in tqdm(rows, desc=f"reading {name}", unit=" records", total=total, delay=2):
             self.count += 1
             self.present.update(dict.fromkeys(row.values))
             yield row
@@ -140,13 +141,13 @@ class Fields:
         if value is not _ABSENT:
             self.seen.add(column)
         elif name in self.required:
-            place = f"{row.place}:{column}"
+            place = f"{self.table.place(row.number)}:{column}"
             message = f"the field is missing; {list_names(column, row.values)}{_hint(name)}"
             self.problems.add(place, message)
         return value
 
     def _refuse(self, row: Row, name: str, value: Any, legal: str) -> None:
-        place = f"{row.place}:{self.columns[name]}"
+        place = f"{self.table.place(row.number)}:{self.columns[name]}"
         kind = {"NoneType": "null", "dict": "object", "str": "string"}
         found = kind.get(type(value).__name__, type(value).__name__)
         if isinstance(value, str) and not value.strip():

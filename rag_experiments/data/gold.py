@@ -2,56 +2,79 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 from rag_experiments.contracts import Passage, Question
 from rag_experiments.functional.text import (
+    ARTICLES,
     contains_answer,
     is_label,
     search_forms,
     strip_article,
 )
 
+_SAMPLE = 1000
+"""Passages that tell which words are rare."""
+
 
 def match_answers(
-    questions: Sequence[Question], passages: Sequence[Passage]
+    questions: Sequence[Question], passages: Iterable[Passage]
 ) -> list[tuple[str, ...]]:
     """Ids of the passages that contain an accepted answer, for each question.
 
     A match is one of whole words in title or text, as `contains_answer` has it. Answers that
-    are labels (yes, no, maybe, ...) are not looked for. The rarest word of an answer leads to
-    the few passages that are compared at all: a word in the forms that `contains_answer`
-    compares.
+    are labels (yes, no, maybe, ...) are not looked for. Passages are read once, and compared
+    with the answers alone that a rare word of theirs leads to: a word in the forms that
+    `contains_answer` compares.
     """
     from tqdm.auto import tqdm
 
-    wanted: set[str] = set()
-    forms: dict[str, list[list[str]]] = {}
+    forms: dict[str, set[frozenset[str]]] = {}
     for question in questions:
         for answer in question.answers:
             if answer not in forms and not is_label(answer):
-                forms[answer] = [strip_article(form.split()) for form in search_forms(answer)]
-                wanted.update(word for form in forms[answer] for word in form)
+                split = (frozenset(strip_article(form.split())) for form in search_forms(answer))
+                # `contains_answer` may do without articles, where there are other words.
+                forms[answer] = {own - ARTICLES or own for own in split if own}
 
-    texts = [f"{passage.title}\n{passage.text}" for passage in passages]
-    index: dict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(tqdm(texts, desc="looking for answers", unit=" passages", delay=2)):
-        words = {word for form in search_forms(text) for word in form.split()}
-        for word in words & wanted:
-            index[word].append(i)
+    passages = iter(passages)
+    sample = list(islice(passages, _SAMPLE))
+    known = Counter(word for passage in sample for word in _words(_text(passage)))
+    led: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
+    for answer, variants in forms.items():
+        for own in variants:
+            led[min(own, key=lambda word: (known[word], -len(word), word))].append((own, answer))
 
-    found: dict[str, list[int]] = {}
-    for answer, variants in tqdm(forms.items(), desc="matching answers", unit=" answers", delay=2):
-        candidates: set[int] = set()
-        for words_of_form in variants:
-            if words_of_form:
-                rarest = min(words_of_form, key=lambda word: len(index.get(word, ())))
-                candidates.update(index.get(rarest, ()))
-        found[answer] = [i for i in sorted(candidates) if contains_answer(texts[i], answer)]
+    found: dict[str, list[str]] = defaultdict(list)
+    """Passages by answer."""
+    rows: dict[str, int] = {}
+    """Place of those that are found."""
+    every = chain(sample, passages)
+    for row, passage in enumerate(
+        tqdm(every, desc="looking for answers", unit=" passages", delay=2)
+    ):
+        text = _text(passage)
+        words = _words(text)
+        answers = {
+            answer for word in words & led.keys() for own, answer in led[word] if own <= words
+        }
+        for answer in answers:
+            if contains_answer(text, answer):
+                found[answer].append(passage.id)
+                rows[passage.id] = row
 
     result = []
     for question in questions:
-        matched = {i for answer in question.answers for i in found.get(answer, ())}
-        result.append(tuple(passages[i].id for i in sorted(matched)))
+        matched = {name for answer in question.answers for name in found.get(answer, ())}
+        result.append(tuple(sorted(matched, key=rows.__getitem__)))
     return result
+
+
+def _text(passage: Passage) -> str:
+    return f"{passage.title}\n{passage.text}"
+
+
+def _words(text: str) -> set[str]:
+    return {word for form in search_forms(text) for word in form.split()}

@@ -209,7 +209,7 @@ def _load_table(dataset: str, config_name: str | None, revision: str | None, spl
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
     title = "/".join(part for part in (dataset, config_name, split) if part)
-    return Table(title, _iterate(title, loaded), columns=tuple(loaded.column_names))
+    return Table(title, _iterate(loaded), columns=tuple(loaded.column_names), unit="row ")
 
 
 _REMEDY = (
@@ -236,7 +236,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _iterate(title: str, loaded: Any) -> Iterator[Row]:
+def _iterate(loaded: Any) -> Iterator[Row]:
     import datasets
 
     names = {
@@ -249,4 +249,4 @@ def _iterate(title: str, loaded: Any) -> Iterator[Row]:
             # A class is stored as a number; its name is what an answer says.
             if isinstance(values[column], int) and values[column] >= 0:
                 values[column] = feature.int2str(values[column])
-        yield Row(f"{title}:row {number}", values)
+        yield Row(number, values)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from rag_experiments.contracts import Option, PreparedData, Question, Runtime, UserError
+from rag_experiments.data.passages import read_rows, write_passages
 from rag_experiments.data.problems import list_names, number
 from rag_experiments.data.splits import SPLITS, place_id
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +81,6 @@ class Mixture(Option):
 
     def load(self, runtime: Runtime) -> PreparedData:
         """Read every part and put them together; UserError as the parts raise it, by part."""
-        from datasets import concatenate_datasets
-
         loaded: dict[str, PreparedData] = {}
         problems: list[str] = []
         for name, part in self.parts.items():
@@ -109,8 +111,8 @@ class Mixture(Option):
         for note in added:  # the others were logged by the parts
             log.info("%s", note)
         return PreparedData(
-            passages=concatenate_datasets(
-                [_rename_passages(data.passages, name) for name, data in loaded.items()]
+            passages=_join_passages(
+                {name: data.passages for name, data in loaded.items()}, runtime
             ),
             train=tuple(splits["train"]),
             validation=tuple(splits["validation"]),
@@ -149,11 +151,18 @@ def _rename(question: Question, part: str) -> Question:
     )
 
 
-def _rename_passages(passages: Any, part: str) -> Any:
-    def rename(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-        return {name: [f"{part}/{each}" for each in batch[name]] for name in ("id", "document_id")}
+def _join_passages(parts: dict[str, Dataset], runtime: Runtime) -> Dataset:
+    columns = next(iter(parts.values())).column_names
 
-    return passages.map(rename, batched=True)
+    def rename() -> Iterator[tuple[str, ...]]:
+        for name, passages in parts.items():
+            for row in read_rows(passages, *columns):
+                yield tuple(
+                    f"{name}/{value}" if column in ("id", "document_id") else value
+                    for column, value in zip(columns, row, strict=True)
+                )
+
+    return write_passages(rename(), columns, runtime.cache_dir).to_dataset()
 
 
 def _find_leaks(splits: dict[str, list[Question]]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from itertools import islice, tee
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,8 +23,10 @@ from rag_experiments.contracts import (
 )
 from rag_experiments.data import chunking
 from rag_experiments.data.gold import match_answers
+from rag_experiments.data.passages import StoredPassages, write_passages
 from rag_experiments.data.problems import number, quote
 from rag_experiments.data.splits import SPLITS, place_id
+from rag_experiments.functional.first_places import FirstPlaces
 from rag_experiments.functional.sentences import find_sentences
 from rag_experiments.functional.text import contains_answer
 
@@ -108,15 +113,18 @@ class Preparation(Option):
         notes: Sequence[str],
         runtime: Runtime,
     ) -> PreparedData:
-        """Apply every step; `notes` are those of the reading and come first."""
-        steps = _Steps(list(passages), {name: list(splits[name]) for name in SPLITS}, notes)
+        """Apply every step; `notes` are those of the reading and come first.
+
+        Passages go from step to step in batches and by way of a file in the cache folder, so that
+        their texts are not in memory.
+        """
+        steps = _Steps({name: list(splits[name]) for name in SPLITS}, notes, runtime)
         if self.normalize:
-            steps.normalize(self.chunk)
-        if self.deduplicate:
-            steps.deduplicate()
+            steps.normalize_questions()
+        steps.take(passages, self)
         steps.report_repeated_questions()
         if self.chunk.unit is not None:
-            steps.chunk(self.chunk, runtime)
+            steps.chunk(self.chunk)
         if self.max_words is not None:
             steps.truncate(self.max_words)
         for name in SPLITS:
@@ -126,8 +134,7 @@ class Preparation(Option):
             steps.limit_passages(self.limit.passages)
         for note in steps.notes:
             log.info("%s", note)
-        documents = [steps.documents[passage.id] for passage in steps.passages]
-        return assemble(steps.passages, documents, steps.splits, gold, steps.notes)
+        return assemble(steps.passages, steps.splits, gold, steps.notes)
 
 
 def normalize(text: str) -> str:
@@ -143,13 +150,11 @@ def normalize_long(text: str, chunk: Chunk) -> str:
     return "\n\n".join(map(normalize, paragraphs))
 
 
-def cut_texts(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[list[str]]:
-    """Chunks of each text."""
-    spans = _find_spans(texts, chunk, runtime)
-    return [
-        chunking.cut(text, found, chunk.size, chunk.overlap)
-        for text, found in zip(texts, spans, strict=True)
-    ]
+def cut_texts(texts: Iterable[str], chunk: Chunk, runtime: Runtime) -> Iterator[list[str]]:
+    """Chunks of each text; texts are read as they are needed."""
+    one, other = tee(texts)
+    for text, spans in zip(one, _find_spans(other, chunk, runtime), strict=True):
+        yield chunking.cut(text, spans, chunk.size, chunk.overlap)
 
 
 def truncate(text: str, max_words: int) -> str:
@@ -166,27 +171,14 @@ def limit_records(records: Sequence[Question], limit: int) -> list[Question]:
 
 
 def assemble(
-    passages: Sequence[Passage],
-    documents: Sequence[str],
+    passages: StoredPassages,
     splits: Mapping[str, Sequence[Question]],
     gold: str,
     notes: Sequence[str],
-    with_summaries: bool = False,
 ) -> PreparedData:
-    """Put prepared data together; `documents` are the ids of what each passage is a part of."""
-    from datasets import Dataset, Features, Value
-
-    columns: dict[str, list[str]] = {
-        "id": [passage.id for passage in passages],
-        "title": [passage.title for passage in passages],
-        "text": [passage.text for passage in passages],
-        "document_id": list(documents),
-    }
-    if with_summaries:
-        columns["summary"] = [passage.summary for passage in passages]
-    features = Features({name: Value("string") for name in columns})
+    """Put prepared data together."""
     return PreparedData(
-        passages=Dataset.from_dict(columns, features=features),
+        passages=passages.to_dataset(),
         train=tuple(splits["train"]),
         validation=tuple(splits["validation"]),
         test=tuple(splits["test"]),
@@ -195,17 +187,15 @@ def assemble(
     )
 
 
-def _find_spans(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[chunking.Spans]:
-    from tqdm.auto import tqdm
-
+def _find_spans(texts: Iterable[str], chunk: Chunk, runtime: Runtime) -> Iterator[chunking.Spans]:
     finders: dict[str | None, Callable[[str], chunking.Spans]] = {
         "words": chunking.find_words,
         "sentences": find_sentences,
         "paragraphs": chunking.find_paragraphs,
     }
     if chunk.unit in finders:
-        find = finders[chunk.unit]
-        return [find(t) for t in tqdm(texts, desc="chunking", unit=" passages", delay=2)]
+        yield from map(finders[chunk.unit], texts)
+        return
     from transformers import AutoTokenizer
 
     from rag_experiments import weights
@@ -218,32 +208,24 @@ def _find_spans(texts: Sequence[str], chunk: Chunk, runtime: Runtime) -> list[ch
             f"data.preparation.chunk.tokenizer: {chunk.tokenizer!r} does not say where its "
             "tokens stand in the text; legal: weights with a fast tokenizer (tokenizer.json)"
         )
-    spans: list[chunking.Spans] = []
-    size = 256
-    for start in tqdm(range(0, len(texts), size), desc="chunking", unit=" batches", delay=2):
-        spans += chunking.find_tokens(texts[start : start + size], tokenizer)
-    return spans
+    texts = iter(texts)
+    while batch := list(islice(texts, 256)):
+        yield from chunking.find_tokens(batch, tokenizer)
+
+
+_COLUMNS = ("id", "title", "text", "document_id")
 
 
 class _Steps:
     """Passages and questions on their way, with what was done to them."""
 
-    def __init__(
-        self,
-        passages: list[Passage],
-        splits: dict[str, list[Question]],
-        notes: Sequence[str],
-    ):
-        self.passages = passages
+    def __init__(self, splits: dict[str, list[Question]], notes: Sequence[str], runtime: Runtime):
+        self.passages: StoredPassages
         self.splits = splits
         self.notes = list(notes)
-        self.documents = {passage.id: passage.id for passage in passages}
+        self.runtime = runtime
 
-    def normalize(self, chunk: Chunk) -> None:
-        self.passages = [
-            Passage(passage.id, normalize(passage.title), normalize_long(passage.text, chunk))
-            for passage in self.passages
-        ]
+    def normalize_questions(self) -> None:
         for name, questions in self.splits.items():
             self.splits[name] = [
                 replace(
@@ -254,20 +236,38 @@ class _Steps:
                 for question in questions
             ]
 
-    def deduplicate(self) -> None:
-        first: dict[tuple[str, str], str] = {}
-        merged: dict[str, str] = {}
-        kept = []
-        for passage in self.passages:
-            content = (normalize(passage.title), normalize(passage.text))
-            merged[passage.id] = first.setdefault(content, passage.id)
-            if merged[passage.id] == passage.id:
-                kept.append(passage)
-        removed = len(self.passages) - len(kept)
-        self.passages = kept
+    def take(self, passages: Sequence[Passage], preparation: Preparation) -> None:
+        """Normalize and deduplicate passages, each its own document."""
+        contents = FirstPlaces()
+        asked = {
+            identity for own in self.splits.values() for q in own for identity in q.passage_ids
+        }
+        merged: dict[str, int] = {}
+        kept_as_is = not preparation.normalize or preparation.chunk.unit == "paragraphs"
+
+        def keep() -> Iterator[tuple[str, ...]]:
+            for row, passage in enumerate(_show(passages, "normalizing")):
+                title, text = passage.title, passage.text
+                if preparation.normalize:
+                    title, text = normalize(title), normalize_long(text, preparation.chunk)
+                if preparation.deduplicate:
+                    plain = (normalize(title), normalize(text)) if kept_as_is else (title, text)
+                    first = contents.add(f"{len(plain[0])} {plain[0]}{plain[1]}", row)
+                    if first is not None:
+                        if passage.id in asked:
+                            merged[passage.id] = first
+                        continue
+                yield passage.id, title, text, passage.id
+
+        self._write(keep())
+        removed = len(passages) - len(self.passages)
         if removed:
-            self._map_gold(lambda question, identity: (merged[identity],))
+            names = {identity: passages[first].id for identity, first in merged.items()}
+            self._map_gold(lambda question, identity: (names.get(identity, identity),))
             self.notes.append(f"{number(removed, 'duplicate passage')} merged into the first.")
+
+    def _write(self, rows: Iterable[tuple[str, ...]]) -> None:
+        self.passages = write_passages(rows, _COLUMNS, self.runtime.cache_dir)
 
     def report_repeated_questions(self) -> None:
         seen: dict[str, set[str]] = {}
@@ -288,57 +288,66 @@ class _Steps:
                         f"{other} are too good by that."
                     )
 
-    def chunk(self, chunk: Chunk, runtime: Runtime) -> None:
-        cut_up = cut_texts([passage.text for passage in self.passages], chunk, runtime)
-        pieces = {p.id: found for p, found in zip(self.passages, cut_up, strict=True)}
+    def chunk(self, chunk: Chunk) -> None:
+        asking: dict[str, list[Question]] = defaultdict(list)
+        for questions in self.splits.values():
+            for question in questions:
+                for identity in question.passage_ids:
+                    asking[identity].append(question)
+        ids = FirstPlaces()
+        gold: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        cut = 0
 
-        chunks: list[Passage] = []
-        documents: dict[str, str] = {}
-        parts: dict[str, list[Passage]] = {}
-        for passage in self.passages:
-            texts = pieces[passage.id]
-            if len(texts) == 1:
-                parts[passage.id] = [passage]
-            else:
-                parts[passage.id] = [
-                    Passage(f"{passage.id}#{i}", passage.title, text)
-                    for i, text in enumerate(texts)
-                ]
-            for part in parts[passage.id]:
-                if part.id in documents:
-                    raise UserError(
-                        f"passages: the id {quote(part.id)} is that of a passage and of a chunk of "
-                        f"{quote(passage.id)}; rename the passage"
+        def part() -> Iterator[tuple[str, ...]]:
+            nonlocal cut
+            rows, same = tee(_show(self.passages.read(*_COLUMNS), "chunking", len(self.passages)))
+            texts = (text for _, _, text, _ in same)
+            for (identity, title, text, document_id), pieces in zip(
+                rows, cut_texts(texts, chunk, self.runtime), strict=True
+            ):
+                cut += len(pieces) > 1
+                parts = {f"{identity}#{i}": piece for i, piece in enumerate(pieces)}
+                if len(pieces) == 1:
+                    parts = {identity: text}
+                for name, piece in parts.items():
+                    # No other id can be that of a passage and of a chunk.
+                    if "#" in name and ids.add(name, 0) is not None:
+                        raise UserError(
+                            f"passages: the id {quote(name)} is that of a passage and of a chunk "
+                            f"of {quote(identity)}; rename the passage"
+                        )
+                    yield name, title, piece, document_id
+                for question in asking.get(identity, ()):
+                    with_answer = (
+                        name
+                        for name, piece in parts.items()
+                        if any(contains_answer(piece, answer) for answer in question.answers)
                     )
-                documents[part.id] = self.documents[passage.id]
-                chunks.append(part)
+                    gold[identity, question.answers] = tuple(with_answer) or tuple(parts)
 
-        def find_chunks(question: Question, identity: str) -> tuple[str, ...]:
-            of_passage = parts[identity]
-            with_answer = [
-                part
-                for part in of_passage
-                if any(contains_answer(part.text, answer) for answer in question.answers)
-            ]
-            return tuple(part.id for part in with_answer or of_passage)
-
-        self._map_gold(find_chunks)
-        cut = sum(len(texts) > 1 for texts in pieces.values())
+        count = len(self.passages)
+        self._write(part())
+        self._map_gold(lambda question, identity: gold[identity, question.answers])
         self.notes.append(
-            f"{cut} of {len(self.passages)} passages cut into chunks of at most {chunk.size} "
-            f"{chunk.unit} with {chunk.overlap} {chunk.unit} of overlap; {len(chunks)} passages "
-            "after it."
+            f"{cut} of {count} passages cut into chunks of at most {chunk.size} "
+            f"{chunk.unit} with {chunk.overlap} {chunk.unit} of overlap; {len(self.passages)} "
+            "passages after it."
         )
-        self.passages = chunks
-        self.documents = documents
 
     def truncate(self, max_words: int) -> None:
-        passages = [replace(p, text=truncate(p.text, max_words)) for p in self.passages]
-        shortened = sum(p != old for p, old in zip(passages, self.passages, strict=True))
-        self.passages = passages
+        shortened = 0
+
+        def shorten() -> Iterator[tuple[str, ...]]:
+            nonlocal shortened
+            for identity, title, text, document_id in self.passages.read(*_COLUMNS):
+                shorter = truncate(text, max_words)
+                shortened += shorter != text
+                yield identity, title, shorter, document_id
+
+        self._write(shorten())
         if shortened:
             self.notes.append(
-                f"{shortened} of {len(passages)} passages cut after {max_words} words."
+                f"{shortened} of {len(self.passages)} passages cut after {max_words} words."
             )
 
     def limit_questions(self, name: str, limit: int | None) -> None:
@@ -387,13 +396,14 @@ class _Steps:
             for question in questions
             for identity in question.passage_ids
         }
-        others = sorted(
-            (passage.id for passage in self.passages if passage.id not in gold),
-            key=lambda identity: place_id(identity, "limit"),
+        ids = (identity for (identity,) in self.passages.read("id") if identity not in gold)
+        kept = gold.union(
+            heapq.nsmallest(
+                max(0, limit - len(gold)), ids, key=lambda identity: place_id(identity, "limit")
+            )
         )
-        kept = gold.union(others[: max(0, limit - len(gold))])
         total = len(self.passages)
-        self.passages = [passage for passage in self.passages if passage.id in kept]
+        self._write(row for row in self.passages.read(*_COLUMNS) if row[0] in kept)
         note = f"limited to {len(self.passages)} of {total} passages"
         if len(gold) > limit:
             note += f": limit.passages is {limit}, but there are {len(gold)} gold passages"
@@ -406,3 +416,10 @@ class _Steps:
                 ids = [new for old in question.passage_ids for new in find(question, old)]
                 mapped.append(replace(question, passage_ids=tuple(dict.fromkeys(ids))))
             self.splits[name] = mapped
+
+
+def _show(items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+    """The items, with a bar that shows how far they have come."""
+    from tqdm.auto import tqdm
+
+    return tqdm(items, desc=what, unit=" passages", total=total, delay=2)

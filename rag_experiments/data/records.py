@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from rag_experiments.contracts import Option, Passage, Question
 from rag_experiments.data.fields import Fields, hash_text
+from rag_experiments.data.passages import PassageWriter
 from rag_experiments.data.problems import Problems, number, quote
 from rag_experiments.data.tables import Table
+from rag_experiments.functional.first_places import FirstPlaces
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -65,57 +68,86 @@ class Located(NamedTuple):
 class ReadPassages:
     """Passages of one source."""
 
-    passages: list[Passage] = field(default_factory=list)
-    left_out: set[str] = field(default_factory=set)
-    """Ids of passages whose text is one that means none."""
-    notes: list[str] = field(default_factory=list)
+    passages: Sequence[Passage]
+    """They are read from where they are when they are asked for."""
+    places: FirstPlaces
+    """Number of the row that an id stands in; that of a passage whose text is one that means none,
+    and which is left out, is negative."""
+    left_out: int
+    """How many these are."""
+    notes: list[str]
+
+    def holds(self, passage_id: str) -> bool:
+        """Whether there is such a passage."""
+        return (self.places.find(passage_id) or 0) > 0
+
+    def leaves_out(self, passage_id: str) -> bool:
+        """Whether there is such a passage, but without a text."""
+        return (self.places.find(passage_id) or 0) < 0
+
+
+class Contexts:
+    """Passages made of the contexts of questions; one that several questions share is one."""
+
+    def __init__(self, cache_dir: Path):
+        self.writer = PassageWriter(cache_dir)
+        self.contents = FirstPlaces()
+        self.ids: list[str] = []
+
+    def add(self, passage: Passage) -> str:
+        """Take a passage; return its id, or that of the first with the same title and text."""
+        content = f"{len(passage.title)} {passage.title}{passage.text}"
+        first = self.contents.add(content, len(self.ids))
+        if first is not None:
+            return self.ids[first]
+        self.writer.add(passage.id, passage.title, passage.text)
+        self.ids.append(passage.id)
+        return passage.id
 
 
 @dataclass
 class ReadQuestions:
-    """Questions of one source and the contexts that stand with them."""
+    """Questions of one source."""
 
     questions: list[Located] = field(default_factory=list)
-    contexts: list[list[Passage]] = field(default_factory=list)
-    """Of each question; all empty where no context is read."""
     notes: list[str] = field(default_factory=list)
 
 
-def read_passages(table: Table, columns: PassageColumns, problems: Problems) -> ReadPassages:
-    """Read and check the passages of a table."""
-    result = ReadPassages(notes=list(table.notes))
+def read_passages(
+    table: Table, columns: PassageColumns, problems: Problems, cache_dir: Path
+) -> ReadPassages:
+    """Read and check the passages of a table; their texts go to a file in the cache folder."""
     reader = Fields(table, columns, problems, required=("id", "text"))
-    places: dict[str, str] = {}
+    places, left_out, writer = FirstPlaces(), 0, PassageWriter(cache_dir)
     for row in reader.rows():
         title = reader.optional_text(row, "title")
         none = bool(columns.missing) and reader.means_none(row, "text", columns.missing)
         text = "" if none else reader.text(row, "text")
         if columns.id is None:
             identity: str | None = hash_text(f"{title}\n{text}")
-            if text is not None and identity in places:
-                continue  # the same passage once more
         else:
             identity = reader.identity(row, "id")
         if identity is None or text is None:
             continue
-        if identity in places:
-            place = f"{row.place}:{columns.id}"
-            problems.add(place, f"{quote(identity)} is also the id of {places[identity]}")
+        first = places.add(identity, -row.number if none else row.number)
+        if first is not None:
+            if columns.id is not None:  # else it is the same passage once more
+                place = f"{table.place(row.number)}:{columns.id}"
+                message = f"{quote(identity)} is also the id of {table.place(abs(first))}"
+                problems.add(place, message)
             continue
-        places[identity] = row.place
         if none:
-            result.left_out.add(identity)
+            left_out += 1
         else:
-            result.passages.append(Passage(identity, title, text))
+            writer.add(identity, title, text)
     reader.check_optional()
-    if result.left_out:
+    notes = list(table.notes)
+    if left_out:
         shown = " or ".join(["empty", *map(repr, columns.missing)])
-        result.notes.append(
-            f"{table.name}: {number(len(result.left_out), 'passage')} left out, the text being "
-            f"{shown}."
+        notes.append(
+            f"{table.name}: {number(left_out, 'passage')} left out, the text being {shown}."
         )
-    result.notes += reader.notes(other=())
-    return result
+    return ReadPassages(writer.finish(), places, left_out, notes + reader.notes(other=()))
 
 
 def read_questions(
@@ -123,13 +155,15 @@ def read_questions(
     columns: QuestionColumns,
     problems: Problems,
     separator: str = "|",
-    use_contexts: bool = False,
+    made: Contexts | None = None,
 ) -> ReadQuestions:
-    """Read and check the questions of a table.
+    """Read and check the questions of a table; their contexts become passages in `made`, which
+    are their gold passages (None: they have gold passages of their own).
 
     In CSV a cell with several answers or ids is a JSON list or separated by `separator`.
     """
     result = ReadQuestions()
+    use_contexts = made is not None
     required = ["id", "question", "answers"]
     if use_contexts:
         required.append("context")
@@ -147,7 +181,8 @@ def read_questions(
         group = reader.optional_text(row, "group")
         contexts = reader.texts(row, "context") if use_contexts else ()
         if use_contexts and contexts == ():
-            problems.add(f"{row.place}:{columns.context}", "[] is empty; legal: one text or more")
+            place = f"{table.place(row.number)}:{columns.context}"
+            problems.add(place, "[] is empty; legal: one text or more")
         if (
             identity is None
             or text is None
@@ -157,15 +192,17 @@ def read_questions(
         ):
             continue
         if identity in places:
-            place = f"{row.place}:{columns.id}"
+            place = f"{table.place(row.number)}:{columns.id}"
             problems.add(place, f"{quote(identity)} is also the id of {places[identity]}")
             continue
-        places[identity] = row.place
+        places[identity] = table.place(row.number)
         without_answers += not answers
+        if made is not None:
+            title = reader.optional_text(row, "context_title")
+            own = _make_passages(identity, title, contexts, columns.join_contexts)
+            passage_ids = tuple(map(made.add, own))
         question = Question(identity, text, answers, passage_ids, group)
-        result.questions.append(Located(row.place, question))
-        title = reader.optional_text(row, "context_title") if use_contexts else ""
-        result.contexts.append(_make_passages(identity, title, contexts, columns.join_contexts))
+        result.questions.append(Located(places[identity], question))
     reader.check_optional()
     if without_answers:
         result.notes.append(

@@ -17,6 +17,7 @@ from rag_experiments.data.documents import DocumentColumns, prepare_documents, r
 from rag_experiments.data.preparation import Preparation
 from rag_experiments.data.problems import Problems, list_names, number, quote
 from rag_experiments.data.records import (
+    Contexts,
     Located,
     PassageColumns,
     QuestionColumns,
@@ -127,7 +128,7 @@ class Source(Option):
         return isinstance(self.passages, str) and is_corpus(Path(self.passages).expanduser())
 
     def load(self, runtime: Runtime) -> PreparedData:
-        """Read every record, check it and prepare it.
+        """Read every record, check it and prepare it; passages go from file to file in batches.
 
         Raises UserError with every problem of the records (the first 20 in words, the rest
         counted), each with file, line and field.
@@ -157,7 +158,7 @@ class Source(Option):
                 Path(self.passages).expanduser(), problems, self._delimiter()
             )
             tables.passage_columns = self.passage_columns
-        passages, splits, notes = self._read(tables, tables.columns, problems)
+        passages, splits, notes = self._read(tables, tables.columns, problems, runtime)
         return self.preparation.prepare(passages, splits, notes, runtime)
 
     def _read_documents(
@@ -182,13 +183,17 @@ class Source(Option):
         return assign_splits(given, fractions, tables.ids, problems)
 
     def _read(
-        self, tables: Tables, columns: QuestionColumns, problems: Problems
-    ) -> tuple[list[Passage], dict[str, list[Question]], list[str]]:
+        self, tables: Tables, columns: QuestionColumns, problems: Problems, runtime: Runtime
+    ) -> tuple[Sequence[Passage], dict[str, list[Question]], list[str]]:
         notes: list[str] = []
-        own_contexts = tables.passages is None
-        read = ReadPassages()
-        if tables.passages is not None:
-            read = read_passages(tables.passages, tables.passage_columns, problems)
+        read: ReadPassages | None = None
+        contexts: Contexts | None = None
+        if tables.passages is None:
+            contexts = Contexts(runtime.cache_dir)
+        else:
+            read = read_passages(
+                tables.passages, tables.passage_columns, problems, runtime.cache_dir
+            )
             notes += read.notes
             self._check_lengths(read.passages, problems)
             if columns.context is not None:
@@ -196,42 +201,27 @@ class Source(Option):
         passages_are_whole = problems.count == 0
 
         given: dict[str, list[Located]] = {}
-        contexts: list[Passage] = []
-        merged: dict[tuple[str, str], str] = {}
         for name, table in tables.splits.items():
-            result = read_questions(
-                table, columns, problems, self._separator(), use_contexts=own_contexts
-            )
+            result = read_questions(table, columns, problems, self._separator(), contexts)
             notes += result.notes
             given[name] = result.questions
-            if own_contexts:
-                for i, of_question in enumerate(result.contexts):
-                    ids = []
-                    for passage in of_question:
-                        content = (passage.title, passage.text)
-                        # A context that several questions share is one passage.
-                        if content not in merged:
-                            merged[content] = passage.id
-                            contexts.append(passage)
-                        ids.append(merged[content])
-                    place, question = given[name][i]
-                    given[name][i] = Located(place, replace(question, passage_ids=tuple(ids)))
-        if own_contexts:
-            read.passages = contexts
-            notes.append(f"{number(len(contexts), 'passage')} made from the questions' contexts.")
+        passages: Sequence[Passage] = read.passages if read is not None else ()
+        if contexts is not None:
+            passages = contexts.writer.finish()
+            notes.append(f"{number(len(passages), 'passage')} made from the questions' contexts.")
 
         _check_ids_across(given, columns.id or columns.question, problems)
         splits, split_notes = self._split(given, tables, problems)
         notes += split_notes
         if passages_are_whole:
-            if read.passages or read.left_out:
+            if read is not None and (read.passages or read.left_out):
                 self._check_gold(splits, read, columns, problems, notes)
-            elif problems.count == 0:
+            elif not passages and problems.count == 0:
                 name = tables.passages.name if tables.passages else "contexts"
                 problems.add(name, "there is no passage in it")
         problems.raise_if_any()
         return (
-            read.passages,
+            passages,
             {name: [row.question for row in rows] for name, rows in splits.items()},
             notes,
         )
@@ -240,7 +230,7 @@ class Source(Option):
         """Note documents that would be cut, unless that is what the preparation is told to do."""
         if self.preparation.shortens or not self._reads_corpus():
             return
-        long = corpus.describe_long([passage.text for passage in passages])
+        long = corpus.describe_long(passages)
         if long is not None:
             problems.add(
                 "data.preparation.chunk.unit",
@@ -262,18 +252,17 @@ class Source(Option):
         problems: Problems,
         notes: list[str],
     ) -> None:
-        known = {passage.id for passage in read.passages}
         examples = [passage.id for passage in read.passages[:3]]
         unknown = left_out = 0
         for name, rows in splits.items():
             for i, (place, question) in enumerate(rows):
-                ids = tuple(identity for identity in question.passage_ids if identity in known)
+                ids = tuple(filter(read.holds, question.passage_ids))
                 if len(ids) == len(question.passage_ids):
                     continue
                 for identity in question.passage_ids:
-                    if identity in known:
+                    if read.holds(identity):
                         continue
-                    if identity in read.left_out:
+                    if read.leaves_out(identity):
                         left_out += 1
                     elif self.unknown_passage_ids == "drop":
                         unknown += 1
@@ -330,14 +319,15 @@ def is_corpus(path: Path) -> bool:
     return bool(listing.documents or listing.problems)
 
 
-def read_knowledge_source(path: Path, problems: Problems) -> ReadPassages:
+def read_knowledge_source(path: Path, problems: Problems, cache_dir: Path) -> ReadPassages:
     """Read passages by themselves, from what `passages` may name; `problems` takes what is wrong
-    with single ones. Raises UserError where there is nothing to read."""
+    with single ones, a file in the cache folder the texts. Raises UserError where there is nothing
+    to read."""
     found = find_passages_problems(str(path))
     if found:
         raise UserError([line.removeprefix("passages: ") for line in found])
     table = open_passages(path, problems)
-    read = read_passages(table, PassageColumns(), problems)
+    read = read_passages(table, PassageColumns(), problems, cache_dir)
     if not read.passages and not problems.count:
         problems.add(table.name, "there is no passage in it")
     return read

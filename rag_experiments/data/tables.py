@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 class Row(NamedTuple):
     """A record as it stands in the file."""
 
-    place: str
-    """File and line, e.g. `train.jsonl:12`; of formats without lines the row from 1."""
+    number: int
+    """The line that it stands in; of formats without lines the row, from 1."""
     values: Mapping[str, Any]
 
 
@@ -36,8 +36,16 @@ class Table:
     """Whether every value is text, so that lists are written as text (CSV)."""
     readable: bool = True
     """False where the source could not be read at all; its problem is noted already."""
-    notes: tuple[str, ...] = ()
-    """What was not read of the source, in sentences."""
+    count: int | None = None
+    """How many rows there are at most, where that is known before they are read."""
+    unit: str = ""
+    """What rows are counted in, e.g. `row `; empty: lines."""
+    notes: Sequence[str] = ()
+    """What was not read of the source, in sentences; whole when all rows were read."""
+
+    def place(self, number: int) -> str:
+        """Where a row stands, e.g. `train.jsonl:12`."""
+        return f"{self.name}:{self.unit}{number}"
 
 
 def open_table(path: Path, problems: Problems, delimiter: str = ",") -> Table:
@@ -119,7 +127,7 @@ def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
             if not isinstance(record, dict):
                 problems.add(place, f"{quote(record)} is not a JSON object; legal: {{...}}")
                 continue
-            yield Row(place, record)
+            yield Row(number, record)
 
 
 class _Twice(Exception):
@@ -143,25 +151,21 @@ def _is_unicode(record: Any) -> bool:
     return True
 
 
-def describe_bytes(error: UnicodeDecodeError) -> str:
-    """What is wrong with the bytes of a text, and what to do."""
-    byte = error.object[error.start]
-    return f"byte 0x{byte:02x} at position {error.start + 1} is not UTF-8; save the file as UTF-8"
+def describe_bytes(error: UnicodeDecodeError, before: int = 0) -> str:
+    """What is wrong with the bytes of a text, and what to do; `before` are bytes that it begins
+    with and that are fine."""
+    byte, position = error.object[error.start], before + error.start + 1
+    return f"byte 0x{byte:02x} at position {position} is not UTF-8; save the file as UTF-8"
 
 
 def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
     unreadable = Table(str(path), (), readable=False)
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        problems.add(f"{path}:{line}", describe_bytes(error))
+    if not _is_utf8(path, problems):
         return unreadable
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, None)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = next(csv.reader(stream, delimiter=delimiter, strict=True), None)
     except csv.Error as error:
         problems.add(f"{path}:1", f"not CSV: {error}")
         return unreadable
@@ -178,8 +182,24 @@ def _open_csv(path: Path, problems: Problems, delimiter: str) -> Table:
     if twice := _find_twice(header):
         problems.add(f"{path}:1", twice)
         return unreadable
-    rows = _read_csv_rows(path, reader, header, problems)
+    rows = _read_csv_rows(path, delimiter, header, problems)
     return Table(str(path), rows, columns=tuple(header), text_cells=True)
+
+
+def _is_utf8(path: Path, problems: Problems) -> bool:
+    """Whether a file is text, before any row of it is taken for one; else a problem is noted."""
+    before = 0
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                problems.add(f"{path}:{number}", describe_bytes(error, before))
+                return False
+            before += len(raw)
+    return True
 
 
 def _find_twice(header: Sequence[str]) -> str | None:
@@ -188,22 +208,29 @@ def _find_twice(header: Sequence[str]) -> str | None:
     return f"columns that occur twice: {', '.join(map(quote, twice))}" if twice else None
 
 
-def _read_csv_rows(path: Path, reader: Any, header: list[str], problems: Problems) -> Iterator[Row]:
-    while True:
-        place = f"{path}:{reader.line_num + 1}"  # a quoted cell may go over several lines
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            problems.add(place, f"not CSV: {error}; the lines after it were not read")
-            return
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            problems.add(place, f"{len(cells)} cells; legal: {len(header)}, as in the first line")
-            continue
-        yield Row(place, dict(zip(header, cells, strict=True)))
+def _read_csv_rows(
+    path: Path, delimiter: str, header: list[str], problems: Problems
+) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        next(reader)  # the header
+        while True:
+            number = reader.line_num + 1  # a quoted cell may go over several lines
+            place = f"{path}:{number}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                problems.add(place, f"not CSV: {error}; the lines after it were not read")
+                return
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                legal = f"{len(header)}, as in the first line"
+                problems.add(place, f"{len(cells)} cells; legal: {legal}")
+                continue
+            yield Row(number, dict(zip(header, cells, strict=True)))
 
 
 def _open_parquet(path: Path, problems: Problems) -> Table:
@@ -220,7 +247,7 @@ def _open_parquet(path: Path, problems: Problems) -> Table:
     if twice := _find_twice(header):
         problems.add(str(path), twice)
         return unreadable
-    return Table(str(path), _read_parquet_rows(path, file, problems), header)
+    return Table(str(path), _read_parquet_rows(path, file, problems), header, unit="row ")
 
 
 def _read_parquet_rows(path: Path, file: Any, problems: Problems) -> Iterator[Row]:
@@ -231,7 +258,7 @@ def _read_parquet_rows(path: Path, file: Any, problems: Problems) -> Iterator[Ro
         for batch in file.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 number += 1
-                yield Row(f"{path}:row {number}", values)
+                yield Row(number, values)
     # What a damaged page makes of itself, which may be a text that is not UTF-8 or an endless one.
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = f"damaged: {_first_line(error)}; this row and those after it were not read"

@@ -12,6 +12,7 @@ from rag_experiments.data.preparation import Chunk, normalize, normalize_long
 from rag_experiments.data.problems import Problems
 from rag_experiments.data.source import read_knowledge_source
 from rag_experiments.functional.sentences import find_sentences
+from rag_experiments.store.scratch import scratch_dir
 
 SENTENCES = 5
 """Of a passage; longer paragraphs are cut."""
@@ -63,7 +64,7 @@ def read_passages(source: Path) -> Passages:
     Raises UserError with everything that cannot be read.
     """
     problems = Problems()
-    read = read_knowledge_source(source, problems)
+    read = read_knowledge_source(source, problems, scratch_dir())
     problems.raise_if_any()
     passages = [
         Passage(document.id, normalize(document.title), piece)

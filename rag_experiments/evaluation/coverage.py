@@ -20,12 +20,16 @@ A run's folder holds `coverage.json` with three parts, each count beside what it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_experiments.contracts import Passage, Prediction, PreparedData, Question
 from rag_experiments.data.gold import match_answers
+from rag_experiments.data.passages import read_rows
 from rag_experiments.functional.overlap import find_nearest, find_repeats
 from rag_experiments.functional.text import contains_answer, is_label, normalize_answer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 THRESHOLD = 0.8
 """Share of words from which two questions are near."""
@@ -39,11 +43,8 @@ def locate_answers(data: PreparedData) -> dict[str, tuple[str, ...]]:
         return {question.id: question.passage_ids for question in data.test}
     if data.gold == "none":  # preparation looked for them
         return {question.id: () for question in data.test}
-    passages = [
-        Passage(*row)
-        for batch in data.passages.select_columns(["id", "title", "text"]).iter(batch_size=1000)
-        for row in zip(batch["id"], batch["title"], batch["text"], strict=True)
-    ]
+    rows = read_rows(data.passages, "id", "title", "text")
+    passages = (Passage(name, title, text) for name, title, text in rows)
     found = match_answers(data.test, passages)
     return {question.id: ids for question, ids in zip(data.test, found, strict=True)}
 
@@ -78,13 +79,14 @@ def measure_leakage(test: Sequence[Question], train: Sequence[Question]) -> dict
     }
 
 
-def measure_passages(ids: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+def measure_passages(passages: Dataset) -> dict[str, Any]:
     """Return how many passages repeat an earlier one."""
-    repeats = find_repeats(texts)
+    repeats = find_repeats(text for (text,) in read_rows(passages, "text"))
+    shown = [[first, i] for i, first in list(repeats.items())[:EXAMPLES]]
     return {
-        "passages": len(texts),
+        "passages": len(passages),
         "repeated": len(repeats),
-        "examples": [[ids[first], ids[i]] for i, first in list(repeats.items())[:EXAMPLES]],
+        "examples": [passages.select(rows)["id"][:] for rows in shown],
     }
 
 
@@ -126,7 +128,7 @@ def measure_coverage(
     """Return the content of `coverage.json`."""
     return {
         "leakage": measure_leakage(data.test, data.train),
-        "passages": measure_passages(data.passages["id"], data.passages["text"]),
+        "passages": measure_passages(data.passages),
         "answers": measure_answers(predictions, located, labels),
     }
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_experiments.contracts import Prediction, PreparedData
+from rag_experiments.data.passages import read_rows
 from rag_experiments.functional.attribution import (
     BINS,
     FORMS,
@@ -54,7 +55,8 @@ def find_gold(
     `located` has the passages that contain an accepted answer, by question; they stand in where
     nobody annotated gold passages, though not for labels, which are no words of a passage.
     """
-    known = frozenset(data.passages["id"])
+    named = {passage_id for question in data.test for passage_id in question.passage_ids}
+    known = {name for (name,) in read_rows(data.passages, "id") if name in named}
     found = {}
     for question in data.test:
         ids = tuple(i for i in dict.fromkeys(question.passage_ids) if i in known)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from rag_experiments.functional.first_places import FirstPlaces
 from rag_experiments.functional.text import tokenize
 
 
-def find_repeats(texts: Sequence[str]) -> dict[int, int]:
+def find_repeats(texts: Iterable[str]) -> dict[int, int]:
     """Return, for each text that repeats an earlier one, the index of the first such.
 
     Case, punctuation, articles and white space do not count; texts without words repeat nothing.
     """
-    first: dict[tuple[str, ...], int] = {}
+    places = FirstPlaces()
     repeats = {}
     for i, text in enumerate(texts):
-        words = tuple(tokenize(text))
-        if words and first.setdefault(words, i) != i:
-            repeats[i] = first[words]
+        words = " ".join(tokenize(text))
+        first = places.add(words, i) if words else None
+        if first is not None:
+            repeats[i] = first
     return repeats
 
 

@@ -11,7 +11,8 @@ from functools import lru_cache
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _NUMBER_SEPARATOR = re.compile(r"(?<=\d)[.,](?=\d)")
-_ARTICLES = frozenset({"a", "an", "the"})
+
+ARTICLES = frozenset({"a", "an", "the"})
 
 LABEL_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "unknown"})
 """Answers that are a class and no words of a passage: "no" stands in most texts."""
@@ -103,7 +104,7 @@ def search_forms(text: str) -> tuple[str, str]:
 
 def strip_article(words: list[str]) -> list[str]:
     """Words without an article that leads them."""
-    return words[1:] if words and words[0] in _ARTICLES else words
+    return words[1:] if words and words[0] in ARTICLES else words
 
 
 def contains_answer(text: str, answer: str) -> bool:

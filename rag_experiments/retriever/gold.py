@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever
+from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +23,11 @@ class Gold(BaseRetriever):
 
     def build(self, passages: Dataset, runtime: Runtime) -> Searcher:
         """Searcher of the gold passages that are among `passages`."""
-        return GoldSearcher(passages["id"])
+        return GoldSearcher(passages)
 
     def load(self, folder: Path, passages: Dataset, runtime: Runtime) -> Searcher:
         """Searcher of the gold passages; they come with the questions, nothing was saved."""
-        return GoldSearcher(passages["id"])
+        return GoldSearcher(passages)
 
     def question_problems(self, questions: Sequence[Question], runtime: Runtime) -> list[str]:
         """Say so where no question names a passage."""
@@ -41,8 +42,8 @@ class Gold(BaseRetriever):
 class GoldSearcher:
     """Searcher that returns the passages that a question names."""
 
-    def __init__(self, passage_ids: Iterable[str]):
-        self.passage_ids = frozenset(passage_ids)
+    def __init__(self, passages: Dataset):
+        self.rows = PassageRows(passages)
 
     def search(
         self, questions: Sequence[Question], top_k: int, query_vectors: np.ndarray | None = None
@@ -51,7 +52,7 @@ class GoldSearcher:
         found, missing, cut, without = [], 0, 0, 0
         for question in questions:
             named = list(dict.fromkeys(question.passage_ids))
-            known = [passage_id for passage_id in named if passage_id in self.passage_ids]
+            known = [passage_id for passage_id in named if passage_id in self.rows]
             missing += len(named) - len(known)
             cut += max(0, len(known) - top_k)
             without += not known

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever
+from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ class LeadSearcher:
     def __init__(self, passages: Dataset):
         from rag_experiments.retriever.documents import DocumentRows
 
-        self.passage_ids = list(passages["id"])
+        self.rows = PassageRows(passages)
         self.documents = DocumentRows(passages)
 
     def search(
@@ -54,9 +55,8 @@ class LeadSearcher:
         found = []
         for question in questions:
             rows = self.documents.within(question)
-            found.append(
-                [] if rows is None else [Hit(self.passage_ids[row], 0.0) for row in rows[:top_k]]
-            )
+            names = [] if rows is None else self.rows.name(rows[:top_k])
+            found.append([Hit(name, 0.0) for name in names])
         return found
 
     def save(self, folder: Path) -> None:

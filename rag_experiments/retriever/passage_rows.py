@@ -24,6 +24,13 @@ class PassageRows:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def __contains__(self, passage_id: str) -> bool:
+        try:
+            self.find_one(passage_id)
+        except KeyError:
+            return False
+        return True
+
     def name(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Ids of the passages in given rows."""
         return list(self._ids[np.asarray(rows).tolist()]["id"]) if len(rows) else []

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,18 @@ def scratch_dir() -> Path:
     folder = tempfile.mkdtemp(prefix="rag_experiments-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def open_unnamed(cache_dir: Path) -> IO[bytes]:
+    """A file without a name on the disk of the cache folder, or of a temporary one where that
+    takes none; it is gone when nothing has it open, however the process ends."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=cache_dir)
+    except OSError as error:
+        reason = error.strerror or error
+        warn_once(f"{cache_dir} cannot be written ({reason}): passages are prepared elsewhere")
+        return tempfile.TemporaryFile(dir=scratch_dir())
 
 
 @cache
