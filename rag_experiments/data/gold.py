@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import chain, islice
+from itertools import chain
 
 from rag_experiments.contracts import Passage, Question
 from rag_experiments.functional.text import (
@@ -15,8 +15,8 @@ from rag_experiments.functional.text import (
     strip_article,
 )
 
-_SAMPLE = 1000
-"""Passages that tell which words are rare."""
+_SAMPLE = 1 << 20
+"""Characters of passages that tell which words are rare."""
 
 
 def match_answers(
@@ -40,7 +40,10 @@ def match_answers(
                 forms[answer] = {own - ARTICLES or own for own in split if own}
 
     passages = iter(passages)
-    sample = list(islice(passages, _SAMPLE))
+    sample, room = [], _SAMPLE
+    while room > 0 and (passage := next(passages, None)) is not None:
+        sample.append(passage)
+        room -= len(passage.text)
     known = Counter(word for passage in sample for word in _words(_text(passage)))
     led: dict[str, list[tuple[frozenset[str], str]]] = defaultdict(list)
     for answer, variants in forms.items():

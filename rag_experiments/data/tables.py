@@ -255,10 +255,11 @@ def _read_parquet_rows(path: Path, file: Any, problems: Problems) -> Iterator[Ro
 
     number = 0
     try:
-        for batch in file.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(number, values)
+        for group in range(file.num_row_groups):  # else arrow may hold several at once
+            for batch in file.iter_batches(batch_size=100, row_groups=[group]):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(number, values)
     # What a damaged page makes of itself, which may be a text that is not UTF-8 or an endless one.
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = f"damaged: {_first_line(error)}; this row and those after it were not read"

@@ -91,15 +91,23 @@ def compute_overlap(predicted: Sequence[str], accepted: Sequence[str]) -> float:
     return 2 * common / (len(predicted) + len(accepted))
 
 
-@lru_cache(maxsize=16384)
 def search_forms(text: str) -> tuple[str, str]:
     """Words with punctuation deleted, and with punctuation as a gap; articles are kept.
 
     Decimal points and thousands separators are no gap: "3.5" does not contain "5".
     """
+    return (_keep_forms if len(text) < 1000 else _keep_long_forms)(text)
+
+
+def _make_forms(text: str) -> tuple[str, str]:
     text = _fold(text)
     gaps = _NUMBER_SEPARATOR.sub("", text).translate(_SPACED)
     return " ".join(text.translate(_DELETED).split()), " ".join(gaps.split())
+
+
+# Whole documents would fill the memory.
+_keep_forms = lru_cache(maxsize=16384)(_make_forms)
+_keep_long_forms = lru_cache(maxsize=4)(_make_forms)
 
 
 def strip_article(words: list[str]) -> list[str]:
