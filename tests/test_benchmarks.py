@@ -76,6 +76,7 @@ def test_corpora_of_two_sizes_give_a_plan(cache, tmp_path, capsys):
     flat = next(row for row in printed.splitlines() if row.startswith("| 600 | `flat` |"))
     assert flat.split(" | ")[7] == "1.000"
     assert "Embedding 3,000 passages" in printed
+    assert "Reading and preparing 3,000 passages" in printed
     corpora.main([*line, "--indexes", "flat", "ivf_pq"])  # nothing is measured again
     assert capsys.readouterr().out == printed
 

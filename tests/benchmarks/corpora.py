@@ -1,15 +1,17 @@
-"""How time, memory and disk of dense retrieval grow with the corpus: flat, hnsw and ivf_pq.
+"""How time, memory and disk of preparing a corpus and of dense retrieval in it grow with it: flat,
+hnsw and ivf_pq.
 
     python tests/benchmarks/corpora.py --data FOLDER ... [--sizes 10000 100000 1000000]
 
 Passages and questions of the folders (passages.jsonl, train.jsonl, validation.jsonl, test.jsonl)
 are embedded; a corpus larger than their passages has vectors drawn around those: each is one of
 them moved by the difference of two others, as far as neighbours are apart, so that it has
-neighbours, and in the directions in which texts differ. Each embedding, build and search runs in a
-process of its own. Memory is the peak of what a process holds beside pages of files, which the
-system takes back when it needs them, and beside what it held before. Recall is of the 10 nearest
-by exact search. Then follow the growth that fits the figures (a power of the number of passages
-for times, a line for memory and disk), and what it comes to at --plan passages. Threads:
+neighbours, and in the directions in which texts differ; what is read and prepared are their texts
+again and again, each with a number of its own. Each of these steps runs in a process of its own.
+Memory is the peak of what a process holds beside pages of files, which the system takes back when
+it needs them, and beside what it held before. Recall is of the 10 nearest by exact search. Then
+follow the growth that fits the figures (a power of the number of passages for times, a line for
+memory and disk, and for preparing), and what it comes to at --plan passages. Threads:
 OMP_NUM_THREADS. With --folder what is made stays there, and is not made again.
 """
 
@@ -36,6 +38,7 @@ from hydra import compose, initialize_config_module
 
 from rag_experiments import config
 from rag_experiments.contracts import Question, Runtime
+from rag_experiments.data.folder import Folder
 from rag_experiments.runtime.disk import write_size
 from rag_experiments.runtime.reproducibility import hardware, resolve_dtype
 
@@ -97,6 +100,14 @@ def compare(options: argparse.Namespace) -> None:
         f"{embedded['dimension']} dimensions; {embedded['pace']:.0f} passages a second embedded, "
         f"with {embedded['memory']:.0f} MiB"
     )
+    prepared = []
+    for size in options.sizes:
+        run_alone(options, "write", str(size))
+        prepared.append({"passages": size, **run_alone(options, "prepare", str(size))})
+    print("\n| passages | read and prepared in | memory of it |\n|---|---|---|")
+    for row in prepared:
+        taken, held = write_time(row["prepare"]), f"{row['prepare_memory']:.0f} MiB"
+        print(f"| {row['passages']:,} | {taken} | {held} |", flush=True)
     print(
         "\n| passages | index | build | its estimate | memory of the build | disk | "
         f"memory of the search | recall@{TOP_K} | latency at 1 | latency at {BATCHES[1]} |"
@@ -118,14 +129,24 @@ def compare(options: argparse.Namespace) -> None:
                 flush=True,
             )
     if len(options.sizes) > 1:
-        print_plan(options, rows, embedded["pace"])
+        print_plan(options, rows, embedded["pace"], prepared)
 
 
 def print_plan(
-    options: argparse.Namespace, rows: dict[str, list[dict[str, float]]], pace: float
+    options: argparse.Namespace,
+    rows: dict[str, list[dict[str, float]]],
+    pace: float,
+    prepared: list[dict[str, float]],
 ) -> None:
     """Print the growth of every figure, and what it comes to."""
     count = options.plan
+    sizes = [row["passages"] for row in prepared]
+    taken, seconds = fit_line(sizes, [row["prepare"] for row in prepared], count)
+    each, most = fit_line(sizes, [row["prepare_memory"] * 2**20 for row in prepared], count)
+    print(
+        f"\nReading and preparing {count:,} passages: {write_time(seconds)} ({taken * 1e6:.0f} us "
+        f"each), {write_size(max(most, 0))} of memory ({each:.0f} B each)."
+    )
     print(f"\nEmbedding {count:,} passages: {write_time(count / pace)}. Growth, and at that size:")
     print(
         "\n| index | build | memory of the build | disk | latency at 1 | "
@@ -221,6 +242,34 @@ def embed(options: argparse.Namespace) -> dict[str, float]:
         "pace": len(texts) / seconds,
         "memory": held(),
     }
+
+
+def write(options: argparse.Namespace, size: str) -> dict[str, float]:
+    """Write a file of passages and one of a question."""
+    texts, questions = read_texts(options)
+    folder = options.folder / f"texts-{size}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "passages.jsonl").open("w", encoding="utf-8") as file:
+        for i in range(int(size)):
+            title, text = texts[i % len(texts)]
+            row = {"id": str(i), "title": title, "text": f"{i} {text}"}
+            file.write(json.dumps(row) + "\n")
+    row = {"id": "0", "question": questions[0], "answers": "0", "passage_ids": "0"}
+    (folder / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    return {"passages": int(size)}
+
+
+def prepare(options: argparse.Namespace, size: str) -> dict[str, float]:
+    """Read and prepare a file of passages, as a run does."""
+    import datasets  # noqa: F401  # else its import would be measured
+
+    clock, folder = CLOCKS[options.clock], options.folder / f"texts-{size}"
+    with measure() as held:
+        start = clock()
+        data = Folder(path=str(folder)).load(Runtime(options.folder / "cache"))
+        seconds = clock() - start
+    assert len(data.passages) == int(size)
+    return {"prepare": seconds, "prepare_memory": held()}
 
 
 def draw(options: argparse.Namespace, size: str) -> dict[str, float]:
@@ -330,6 +379,8 @@ def search(options: argparse.Namespace, name: str, size: str) -> dict[str, float
 
 STEPS: dict[str, Callable[..., dict[str, float]]] = {
     "embed": embed,
+    "write": write,
+    "prepare": prepare,
     "draw": draw,
     "build": build,
     "search": search,
