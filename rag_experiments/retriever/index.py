@@ -112,14 +112,16 @@ class Hnsw(_Index):
         return round(count * (4 * dimension + 4 * links + 12))
 
     def measure_seconds(self, count: int, dimension: int) -> float:
-        """By a graph of few random vectors; a search through it grows with the logarithm."""
+        """By a graph of few random vectors. Adding one grows faster than with the logarithm, as the
+        graph outgrows the processor's caches: the exponent is what `tests/benchmarks/corpora.py`
+        fitted to 10 thousand, 100 thousand and a million."""
         import numpy as np
 
         sample = np.random.default_rng(0).standard_normal((_SAMPLE, dimension), np.float32)
         start = time.perf_counter()
         self.build(sample)
         each = (time.perf_counter() - start) / _SAMPLE
-        return each * count * math.log(count) / math.log(_SAMPLE)
+        return each * count * (count / _SAMPLE) ** 0.28
 
     def build(self, vectors: np.ndarray) -> Any:
         import faiss
@@ -232,18 +234,27 @@ class IvfPq(_Index):
         return count * code + (self.clusters(count) + 2**self.nbits) * dimension * 4
 
     def measure_seconds(self, count: int, dimension: int) -> float:
-        """By the speed of a matrix product: that is what learning and assigning are made of."""
+        """By the speed at which FAISS finds the nearest of few vectors, and of few pieces of
+        vectors: that is what learning and assigning are made of."""
+        import faiss
         import numpy as np
+
+        def measure(width: int, count: int, among: int, metric: int) -> float:
+            draw = np.random.default_rng(0).standard_normal
+            one, other = draw((count, width), np.float32), draw((among, width), np.float32)
+            faiss.knn(one, other, 1, metric)  # the first one is slower
+            start = time.perf_counter()
+            faiss.knn(one, other, 1, metric)
+            return (time.perf_counter() - start) / (count * among)
 
         nlist, codes = self.clusters(count), 2**self.nbits
         sample = min(count, self._sample_size(nlist))
-        products = 10 * sample * nlist + 25 * min(sample, 256 * codes) * codes  # FAISS's rounds
-        products += count * (nlist + codes)
-        left, right = np.ones((_SAMPLE, dimension), np.float32), np.ones((dimension, _SAMPLE), "f4")
-        _ = left @ right  # the first one is slower
-        start = time.perf_counter()
-        _ = left @ right
-        return products * (time.perf_counter() - start) / _SAMPLE**2
+        # FAISS learns clusters in 10 rounds and codes in 25, and then assigns all vectors to both.
+        whole = nlist * (10 * sample + count)
+        pieces = self.m * codes * (25 * min(sample, 256 * codes) + count)
+        return whole * measure(
+            dimension, _SAMPLE, _SAMPLE, faiss.METRIC_INNER_PRODUCT
+        ) + pieces * measure(dimension // self.m, 10 * _SAMPLE, codes, faiss.METRIC_L2)
 
     def _sample_size(self, nlist: int) -> int:
         """Vectors that clusters and codes are learnt from, at most."""
