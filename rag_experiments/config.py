@@ -17,6 +17,7 @@ from pydantic import Field, SkipValidation, ValidationError, field_validator
 
 from rag_experiments import contracts
 from rag_experiments.contracts import Option, UserError
+from rag_experiments.metrics.base import is_greater_better
 
 
 class Test(Option):
@@ -458,6 +459,12 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
                 f"task.objective: {task.objective!r} is not among the configured metrics"
                 f"{nearest(task.objective, names)} (legal here: {', '.join(fitting) or 'none'})"
             )
+        problems += [
+            f"task.objective: {metric.name!r} is worse the larger it is, but an objective is "
+            "maximized; choose another metric"
+            for metric in metrics.values()
+            if metric.name == task.objective and not is_greater_better(metric)
+        ]
     test = rooms.get("test", Test())
     if isinstance(test, Test):
         problems += _test_conflicts(test, task, metrics or {})

@@ -254,12 +254,6 @@ def check_data(
     problems = training_problems(config, data) if training else []
     if not data.test:
         problems.append(f"data: the {config.test.split} split is empty; a run ends with its test")
-    problems += [
-        f"task.objective: {metric.name!r} is worse the larger it is, but an objective is "
-        "maximized; choose another metric"
-        for metric in config.metrics.values()
-        if metric.name == config.task.objective and not getattr(metric, "greater_is_better", True)
-    ]
     questions = (*data.train, *data.validation, *data.test) if training else data.test
     problems += find_foreign_records(config.task, questions) or config.task.data_problems(questions)
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]

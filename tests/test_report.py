@@ -49,6 +49,7 @@ def write_run(
     found: bool = True,
     names: Sequence[str] | None = None,
     question: str = "Which gene?",
+    metric: str = "f1",
 ) -> Path:
     """Write what a finished run leaves in its folder, with a real configuration."""
     composed = composer._compose([*BASE, *overrides], RunMode.RUN)
@@ -80,7 +81,7 @@ def write_run(
                 "answers": ["LIG1", "ligase"],
                 "passage_ids": ["p1", "p2"],
                 "gold_passage_ids": ["p2"] if found else ["p3"],
-                "f1": score,
+                metric: score,
                 "answer_in_context": float(found),
             }
             for name, score in zip(names, values, strict=True)
@@ -89,9 +90,9 @@ def write_run(
         (folder / f"predictions_{stage}.jsonl").write_text(text)
         mean = float(np.mean(values))
         part = {"value": mean, "low": mean, "high": mean, "n": len(rows)}
-        metrics[stage] = {"f1": part, "answer_in_context": {**part, "value": float(found)}}
+        metrics[stage] = {metric: part, "answer_in_context": {**part, "value": float(found)}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    outcomes.Outcome("f1", outcomes.Score(0.5), None, overrides=tuple(overrides)).write(folder)
+    outcomes.Outcome(metric, outcomes.Score(0.5), None, overrides=tuple(overrides)).write(folder)
     if bins:
         lines = [
             json.dumps({"id": n, "bin": b, "question_type": ("what", "who")[i % 2]})
@@ -234,6 +235,53 @@ def test_training_is_compared_with_its_own_start(composer, tmp_path):
     gain = found.gains["the setting"]
     assert gain.value == 1
     assert gain.p == 2 / 2**6  # of all sign patterns two are as extreme
+
+
+def test_smaller_scores_are_better_where_the_metric_says_so(composer, tmp_path):
+    labels = ["task=yes_no", "metrics=yes_no", "trainer=supervised"]
+    worse, better = (
+        write_run(
+            composer,
+            tmp_path / str(top_k),
+            [*labels, f"retriever.top_k={top_k}"],
+            scores,
+            untrained=[1.0] * 6,
+            metric="brier",
+        )
+        for top_k, scores in ((1, [0.9] * 6), (2, [0.5] * 5 + [1.0]))
+    )
+    found = compare([runs.read(worse), runs.read(better)], "brier")
+    assert found.best.label == "retriever.top_k=2"
+    assert [setting.label for setting in found.ranked][-1] == "retriever.top_k=1"
+    (only,) = found.differences
+    assert only.value == pytest.approx(0.9 - 3.5 / 6)
+    assert (only.wins, only.losses) == (5, 1)
+    assert only.low < only.value < only.high
+    assert found.gains["retriever.top_k=2"].value == pytest.approx(1 - 3.5 / 6)
+    changed = questions.changes(*found.settings, "brier")
+    assert (len(changed.wins), len(changed.losses)) == (5, 1)
+    # What made it worse was tried in vain, what made it better was not.
+    evidence = rules.Evidence(found.settings[1], found)
+    (tried,) = advice.measured(evidence, ("retriever.top_k=1",))
+    assert tried.gain.value < 0
+    for text in page.render(runs.find([str(worse), str(better)]), found):
+        assert "First less second" in text
+        assert "brier (smaller is better)" in text
+        assert "Best: retriever.top_k=2" in text
+    # The scores say it, whatever they are called: by the metric's settings, too.
+    found = compare([runs.read(worse), runs.read(better)], "calibration_error")
+    assert found.smaller_is_better
+    assert not compare([runs.read(worse)], "accuracy").smaller_is_better
+
+
+def test_a_metric_that_is_not_here_is_taken_for_one_of_larger_scores(composer, tmp_path):
+    folder = write_run(composer, tmp_path / "1", [], [0.5, 1.0])
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config.metrics.mine = {"_target_": "not_here.Mine"}
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    (note,) = runs.read(folder).notes
+    assert note.startswith("metrics.mine._target_: 'not_here.Mine' cannot be imported")
+    assert note.endswith("larger scores of it are taken for the better ones")
 
 
 def test_wins_and_losses_are_sorted_and_complete(composer, tmp_path):

@@ -29,7 +29,8 @@ class ExampleMetric(Option):
     stand for; None: the metric needs no references."""
 
     greater_is_better: ClassVar[bool] = True
-    """Whether the metric can be an objective: those are maximized."""
+    """Whether larger scores are the better ones. Only then the metric can be `task.objective`,
+    which is maximized; searches and reports know both."""
 
     if TYPE_CHECKING:
 
@@ -51,6 +52,11 @@ class ExampleMetric(Option):
         from rag_experiments.metrics.evaluate_metric import wrap
 
         return wrap(self)
+
+
+def is_greater_better(metric: Any) -> bool:
+    """Whether larger scores of a metric are the better ones, as where it does not say so."""
+    return bool(getattr(metric, "greater_is_better", True))
 
 
 def score_abstention(prediction: Prediction) -> float | None:

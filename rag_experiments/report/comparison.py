@@ -43,7 +43,8 @@ class Difference:
     first: str
     second: str
     value: float
-    """Mean score of the second less that of the first."""
+    """Mean score of the second less that of the first; the other way round for a metric whose
+    smaller scores are better: positive is better for every metric."""
 
     low: float
     high: float
@@ -51,7 +52,7 @@ class Difference:
     """Of the two-sided paired permutation test, corrected by Holm within its family."""
 
     wins: int
-    """Questions that the second scores higher on."""
+    """Questions that the second scores better on."""
 
     ties: int
     losses: int
@@ -83,10 +84,26 @@ class Comparison:
     notes: tuple[str, ...] = ()
     """What a reader must know to judge the figures."""
 
+    @property
+    def smaller_is_better(self) -> bool:
+        """Whether smaller scores of the metric are the better ones."""
+        return self.settings[0].smaller_is_better(self.metric)
+
     @cached_property
+    def ranked(self) -> list[Setting]:
+        """The settings by their mean score, the best first, those without one last."""
+        sign = 1 if self.smaller_is_better else -1
+
+        def place(setting: Setting) -> tuple[bool, float]:
+            value = estimate(setting, self.metric, setting.final).value
+            return value != value, sign * value
+
+        return sorted(self.settings, key=place)
+
+    @property
     def best(self) -> Setting:
-        """The setting with the largest mean score; the first of equals."""
-        return max(self.settings, key=lambda s: estimate(s, self.metric, s.final).value)
+        """The setting with the best mean score; the first of equals."""
+        return self.ranked[0]
 
     def between(self, first: str, second: str) -> Difference | None:
         """The tested difference of two settings by their labels, second less first."""
@@ -169,6 +186,8 @@ def difference(
         return Difference(first.label, second.label, nan, nan, nan, 1.0, 0, 0, 0)
     a = np.array([one[q] for q in both]).T
     b = np.array([two[q] for q in both]).T
+    if first.smaller_is_better(metric):
+        a, b = -a, -b
     per_question = b.mean(axis=0) - a.mean(axis=0)
     # One draw of questions for both; seeds of one have nothing to do with those of the other.
     low, high = percentile_interval(_draws(b, SEED + 1) - _draws(a, SEED + 2))
@@ -215,6 +234,11 @@ def _remarks(
     settings: Sequence[Setting], metric: str, differences: Sequence[Difference]
 ) -> list[str]:
     remarks = []
+    if settings[0].smaller_is_better(metric):
+        remarks.append(
+            f"{metric} is better the smaller it is: gains and differences are positive where it "
+            "became smaller"
+        )
     if all(len(setting.runs) == 1 for setting in settings):
         remarks.append(
             "one seed each: intervals and tests hold the chance of the test questions, not that "

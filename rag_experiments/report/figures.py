@@ -71,9 +71,7 @@ def draw(comparison: Comparison) -> list[Drawing]:
 def metric_by_setting(comparison: Comparison) -> Drawing:
     """Scores of each setting with their intervals, the best on top."""
     metric = comparison.metric
-    settings = sorted(
-        comparison.settings, key=lambda s: estimate(s, metric, s.final).value, reverse=True
-    )
+    settings = comparison.ranked
     figure = _figure(1.1 + _rows(settings, 0.55))
     axes = figure.add_axes(_box(figure, left=3.1, right=1.6, top=0.45, bottom=0.5))
     marks = (
@@ -106,7 +104,8 @@ def metric_by_setting(comparison: Comparison) -> Drawing:
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set_yticks(range(len(settings)), [_wrap(setting.label) for setting in settings])
     axes.set_ylim(len(settings) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric} on the test questions, 95% interval")
+    hint = " (smaller is better)" if comparison.smaller_is_better else ""
+    axes.set_xlabel(f"{metric}{hint} on the test questions, 95% interval")
     axes.grid(axis="x")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handletextpad=0.3, fontsize=9)
     return _drawing(
@@ -247,11 +246,12 @@ def learning_curve(comparison: Comparison) -> Drawing | None:
     _draw_lines(axes, lines, number="{:.3f}", bars=bars, limits=(0, None))
     axes.set_xlabel("training questions")
     axes.set_ylabel(f"{comparison.metric}, 95% interval")
+    course = "falls" if comparison.smaller_is_better else "rises"
     return _drawing(
         figure,
         "learning_curve",
         "Learning curve",
-        "A curve that still rises at its end asks for more training questions.",
+        f"A curve that still {course} at its end asks for more training questions.",
     )
 
 

@@ -54,7 +54,7 @@ class Example:
 
 
 def changes(first: Setting, second: Setting, metric: str) -> Changes:
-    """Return the questions whose score differs, larger for the second (wins) or smaller.
+    """Return the questions whose score differs, better for the second (wins) or worse.
 
     Scores are means over seeds; answers are those of the last seed.
     """
@@ -70,12 +70,11 @@ def changes(first: Setting, second: Setting, metric: str) -> Changes:
             texts = row["prediction"], other["prediction"]
             found.append(Change(row["question"], answers, texts[0], a, texts[1], b))
     found.sort(key=lambda change: -abs(change.second_score - change.first_score))
-    return Changes(
-        first.label,
-        second.label,
-        tuple(change for change in found if change.second_score > change.first_score),
-        tuple(change for change in found if change.second_score < change.first_score),
-    )
+    larger = tuple(change for change in found if change.second_score > change.first_score)
+    smaller = tuple(change for change in found if change.second_score < change.first_score)
+    if first.smaller_is_better(metric):
+        return Changes(first.label, second.label, smaller, larger)
+    return Changes(first.label, second.label, larger, smaller)
 
 
 def examples(setting: Setting) -> list[Example]:

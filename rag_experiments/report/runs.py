@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from rag_experiments import config
 from rag_experiments.contracts import Tracking, UserError
+from rag_experiments.metrics.base import is_greater_better
 from rag_experiments.parameters import flatten, mask
 from rag_experiments.runtime import disk
 from rag_experiments.sweep import outcomes
@@ -66,6 +67,9 @@ class Run:
     seconds: float
     gold_source: str
     notes: tuple[str, ...] = field(default=())
+    smaller_is_better: frozenset[str] = frozenset()
+    """Names of the metrics whose smaller scores are the better ones."""
+
     parent: str = ""
     """Folder of the run whose saved model was evaluated; empty: it is a run of its own."""
 
@@ -188,6 +192,7 @@ def _read(folder: Path) -> Run:
         if rows:
             predictions[stage] = {row["id"]: row for row in rows}
     notes = folder / "notes.txt"
+    smaller, unknown = _directions(made.raw)
     return Run(
         folder=folder,
         output_dir=made.output_dir,
@@ -202,9 +207,25 @@ def _read(folder: Path) -> Run:
         sizes=metrics.get("sizes", {}),
         seconds=sum(metrics["seconds"].values()),
         gold_source=metrics["gold_source"],
-        notes=tuple(notes.read_text("utf-8").splitlines()) if notes.is_file() else (),
+        notes=(*(notes.read_text("utf-8").splitlines() if notes.is_file() else ()), *unknown),
+        smaller_is_better=smaller,
         parent=_parent(folder),
     )
+
+
+def _directions(raw: DictConfig) -> tuple[frozenset[str], list[str]]:
+    """Return the metrics of a configuration whose smaller scores are the better ones, and notes on
+    those that do not say: options of one's own that are not here."""
+    smaller, notes = set(), []
+    for key, node in raw.metrics.items():
+        try:
+            metric = config.build(node, f"metrics.{key}", check_paths=False)
+        except UserError as error:
+            notes.append(f"{error}: larger scores of it are taken for the better ones")
+            continue
+        if not is_greater_better(metric):
+            smaller.add(metric.name)
+    return frozenset(smaller), notes
 
 
 def _parent(folder: Path) -> str:

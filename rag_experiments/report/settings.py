@@ -49,6 +49,10 @@ class Setting:
             return None
         return Counter(row["bin"] for run in self.runs for row in run.errors.values())
 
+    def smaller_is_better(self, metric: str) -> bool:
+        """Whether smaller scores of a metric are the better ones."""
+        return metric in self.runs[-1].smaller_is_better
+
     def row(self, question: str) -> Row:
         """What the last run answered to a question, by its id."""
         return self.runs[-1].predictions[self.final][question]

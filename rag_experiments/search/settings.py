@@ -16,6 +16,7 @@ from pydantic import Field
 
 from rag_experiments import config
 from rag_experiments.contracts import Option, UserError
+from rag_experiments.metrics.base import is_greater_better
 from rag_experiments.parameters import mask
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def read_objectives(search: Search, master: DictConfig) -> tuple[Objective, ...]
     `master` is the composed configuration of the sweep.
     """
     metrics = config.build(master.metrics, "metrics", check_paths=False)
-    greater = {m.name: getattr(m, "greater_is_better", True) for m in metrics.values()}
+    greater = {metric.name: is_greater_better(metric) for metric in metrics.values()}
     names = search.names or (str(master.task.objective),)
     directions: Sequence[Any] = _tuple(search.direction) or [
         "maximize" if greater.get(name, True) else "minimize" for name in names
