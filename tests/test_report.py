@@ -447,10 +447,22 @@ def test_each_rule_proposes_what_it_says_and_the_command_composes(case, composer
     assert [proposal.overrides for proposal in proposals] == expected
     for proposal in proposals:
         assert re.search(r"\d", proposal.reason), "no counts in the reason"
+        assert not re.match(r"[a-z]+_\w+:? ", proposal.reason), "starts with the name of a key"
         if proposal.overrides:
             words = shlex.split(advice.command(comparison.settings[0], proposal.overrides))
             assert words[:3] == ["python", "-m", "rag_experiments"]
             assert composer.plan(words[3:]).jobs
+
+
+def test_a_low_ceiling_is_said_in_words(composer, tmp_path):
+    run = runs.read(write_run(composer, tmp_path / "run", [], HALF, found=False))
+    comparison = compare([run])
+    (first, *_) = rules.low_ceiling(rules.Evidence(comparison.settings[0], comparison))
+    assert first.reason == (
+        "only 0% of the questions have an accepted answer anywhere in the passages retrieved for "
+        "them (answer_in_context 0.000 [0.000, 0.000]); the others can only be answered from the "
+        "model's memory"
+    )
 
 
 def test_every_rule_is_documented_and_has_cases():

@@ -70,11 +70,16 @@ class Evidence:
             return None
 
     def count(self, name: str) -> str:
-        """An error bin in words: `name: 31 of 96 answers (32%)`."""
+        """An error bin in words: `31 of 96 answers (32%) are “not retrieved”`."""
         bins = self.setting.bins
         assert bins is not None
         share = self.setting.share(name)
-        return f"{name}: {bins[name]} of {bins.total()} answers ({share:.0%})"
+        shown = name.replace("_", " ")
+        return f"{bins[name]} of {bins.total()} answers ({share:.0%}) are “{shown}”"
+
+    def show(self, found: Estimate | Difference) -> str:
+        """The metric with a value and its interval: `f1 0.512 [0.413, 0.609]`."""
+        return f"{self.comparison.metric} {show(found)}"
 
     def estimate(self, stage: str) -> Estimate:
         return estimate(self.setting, self.comparison.metric, stage)
@@ -99,10 +104,10 @@ def not_retrieved(evidence: Evidence) -> Iterator[Proposal]:
     share = evidence.setting.share("not_retrieved")
     if share >= MANY:
         top_k = evidence.option("retriever.top_k")
-        found = f"not among the {top_k} that are retrieved" if top_k else "nothing is retrieved"
+        found = f"not among the {top_k} passages retrieved" if top_k else "nothing is retrieved"
         reason = (
-            f"{evidence.count('not_retrieved')}: the gold passage is in the knowledge source, but "
-            f"{found}"
+            f"{evidence.count('not_retrieved')}: the passage that holds the answer is in the "
+            f"knowledge source, but {found}"
         )
         for overrides in _better_retrieval(evidence):
             yield Proposal(overrides, reason, share)
@@ -115,8 +120,9 @@ def low_ceiling(evidence: Evidence) -> Iterator[Proposal]:
     ceiling = estimate(setting, "answer_in_context", setting.final)
     if ceiling.n and ceiling.value < LOW_CEILING and evidence.option("retriever") != "none":
         reason = (
-            f"answer_in_context {show(ceiling)}: no more of the questions have an accepted answer "
-            "in their retrieved passages"
+            f"only {ceiling.value:.0%} of the questions have an accepted answer anywhere in the "
+            f"passages retrieved for them (answer_in_context {show(ceiling)}); the others can only "
+            "be answered from the model's memory"
         )
         for overrides in _better_retrieval(evidence):
             yield Proposal(overrides, reason, 1 - ceiling.value)
@@ -128,22 +134,22 @@ def gold_is_better(evidence: Evidence) -> Iterator[Proposal]:
     gap = evidence.gap(evidence.setting.final, "gold")
     if gap is not None and gap.low > 0 and gap.value >= SOME:
         reason = (
-            f"with the gold passages alone the same model gains {show(gap)}: the most that better "
-            "retrieval can give"
+            "with the gold passages alone, in place of the retrieved ones, the same model gains "
+            f"{evidence.show(gap)}: that is the most that better retrieval can give"
         )
         for overrides in _better_retrieval(evidence):
             yield Proposal(overrides, reason, gap.value)
 
 
 def distracted(evidence: Evidence) -> Iterator[Proposal]:
-    """10% or more of the answers are wrong although the gold passage was retrieved and alone would
-    do: rerank, retrieve fewer passages, or weigh them by their scores."""
+    """10% or more of the answers are wrong although the gold passage was retrieved, and right from
+    that passage alone: rerank, retrieve fewer passages, or weigh them by their scores."""
     share = evidence.setting.share("distracted")
     if share < MANY:
         return
     reason = (
-        f"{evidence.count('distracted')}: right with the gold passage alone, wrong among the "
-        "others that were retrieved"
+        f"{evidence.count('distracted')}: right when the model reads the gold passage alone, wrong "
+        "when it reads all passages that were retrieved"
     )
     top_k = int(evidence.number("retriever.top_k") or 0)
     if evidence.option("retriever/reranker") == "none":
@@ -151,26 +157,33 @@ def distracted(evidence: Evidence) -> Iterator[Proposal]:
     if top_k > 1:
         yield Proposal((f"retriever.top_k={top_k // 2}",), reason, share)
     if evidence.option("model") == "concat" and top_k > 1:
-        weighed = f"{reason}; rag_token weighs each passage by p(z|x)"
+        weighed = (
+            f"{reason}; rag_token reads each passage by itself and weighs it by its retrieval score"
+        )
         yield Proposal(("model=rag_token",), weighed, share)
 
 
 def reading_failure(evidence: Evidence) -> Iterator[Proposal]:
-    """10% or more of the answers are wrong with the gold passage too: train on more questions,
-    else longer, or take a larger generator."""
+    """10% or more of the answers are wrong from the gold passage alone, too: train on more
+    questions, else longer, or take a larger generator."""
     share = evidence.setting.share("reading_failure")
     if share < MANY:
         return
-    reason = f"{evidence.count('reading_failure')}: wrong from the gold passage alone, too"
+    reason = (
+        f"{evidence.count('reading_failure')}: wrong even when the model reads the gold passage "
+        "alone"
+    )
     if evidence.setting.has("gold"):
-        at_most = show(evidence.estimate("gold"))
-        reason += f" ({evidence.comparison.metric} {at_most} from gold passages)"
+        at_most = evidence.show(evidence.estimate("gold"))
+        reason += f" (from gold passages alone all answers have {at_most})"
     more = _more_training(evidence)
     if more:
         yield Proposal(more, reason, share)
     larger = LARGER.get(evidence.option("model/generator"))
     if larger:
-        yield Proposal((f"model/generator={larger}",), f"{reason}; a larger generator", share)
+        yield Proposal(
+            (f"model/generator={larger}",), f"{reason}; a larger generator may read better", share
+        )
 
 
 def wrong_format(evidence: Evidence) -> Iterator[Proposal]:
@@ -179,12 +192,16 @@ def wrong_format(evidence: Evidence) -> Iterator[Proposal]:
     share = evidence.setting.share("wrong_format")
     if share < SOME:
         return
-    reason = evidence.count("wrong_format")
+    reason = (
+        f"{evidence.count('wrong_format')}: empty, none of the labels, or cut off at "
+        "task.max_answer_tokens"
+    )
     if evidence.option("trainer") == "frozen":
         yield Proposal(("trainer=supervised",), f"{reason}; training teaches the format", share)
     prompt = NEXT_PROMPT.get(evidence.option("task/prompt"))
     if prompt:
-        yield Proposal((f"task/prompt={prompt}",), reason, share)
+        asked = f"{reason}; another prompt may ask for it more plainly"
+        yield Proposal((f"task/prompt={prompt}",), asked, share)
 
 
 def answered_unanswerable(evidence: Evidence) -> Iterator[Proposal]:
@@ -193,7 +210,10 @@ def answered_unanswerable(evidence: Evidence) -> Iterator[Proposal]:
     share = evidence.setting.share("answered_unanswerable")
     if share < MANY:
         return
-    reason = f"{evidence.count('answered_unanswerable')}: the model does not say that there is none"
+    reason = (
+        f"{evidence.count('answered_unanswerable')}: their questions have no answer, and the model "
+        "gives one instead of saying so"
+    )
     if evidence.option("task/prompt") != "abstain":
         yield Proposal(("task/prompt=abstain",), reason, share)
     more = _more_training(evidence)
@@ -207,7 +227,10 @@ def not_in_knowledge_source(evidence: Evidence) -> Iterator[Proposal]:
     share = evidence.setting.share("not_in_knowledge_source")
     if share < MANY:
         return
-    reason = f"{evidence.count('not_in_knowledge_source')}: no retriever can find their passages"
+    reason = (
+        f"{evidence.count('not_in_knowledge_source')}: the passages that hold the answers are not "
+        "there, so no retriever can find them"
+    )
     limits = ("data.preparation.limit.passages", "data.preparation.max_words")
     lifted = tuple(f"{key}=null" for key in limits if evidence.number(key) is not None)
     hint = "" if lifted else "; bring more documents with data.passages=<file or folder>"
@@ -222,10 +245,13 @@ def closed_book(evidence: Evidence) -> Iterator[Proposal]:
     gap = evidence.gap("closed_book", evidence.setting.final)
     if gap is None or gap.low > 0:
         return
-    reason = f"the retrieved passages gain {show(gap)} over the same model without any"
+    reason = (
+        f"with the retrieved passages the model gains {evidence.show(gap)} over answering without "
+        "any, which is no clear gain"
+    )
     helped = evidence.gap("closed_book", "gold")
     if helped is not None and helped.low > 0:
-        reason += f", gold passages {show(helped)}: retrieval is what fails"
+        reason += f"; with gold passages it gains {show(helped)}: retrieval is what fails"
         for overrides in _better_retrieval(evidence):
             yield Proposal(overrides, reason, helped.value)
     else:
@@ -237,7 +263,8 @@ def no_gain(evidence: Evidence) -> Iterator[Proposal]:
     gain = evidence.comparison.gains.get(evidence.setting.label)
     more = _more_training(evidence)
     if gain is not None and gain.n and gain.low <= 0 and more:
-        yield Proposal(more, f"training gained {show(gain)}", MANY)
+        reason = f"training gained {evidence.show(gain)}, which may be chance"
+        yield Proposal(more, reason, MANY)
 
 
 def undecided(evidence: Evidence) -> Iterator[Proposal]:
@@ -250,9 +277,10 @@ def undecided(evidence: Evidence) -> Iterator[Proposal]:
     trains = evidence.option("trainer") != "frozen"  # else seeds have nothing to vary
     if len(setting.runs) == 1 and alike and trains:
         seed = int(setting.seeds[0])
+        told = f"{len(alike)} of the {len(others)} other settings" if others[1:] else "the 1 other"
         reason = (
-            f"one seed, and {len(alike)} of {len(others)} other settings cannot be told from it "
-            "by the test"
+            f"this setting was run with one seed, and the test cannot tell {told} from it; more "
+            "seeds show what training varies by chance"
         )
         yield Proposal((f"seed={seed + 1},{seed + 2}",), reason, 0.02)
 
@@ -262,8 +290,9 @@ def wide_interval(evidence: Evidence) -> Iterator[Proposal]:
     found = evidence.estimate(evidence.setting.final)
     if found.high - found.low >= WIDE and evidence.number("data.preparation.limit.test"):
         reason = (
-            f"{evidence.comparison.metric} {show(found)} on {found.n} questions: smaller "
-            "differences than that cannot be seen"
+            f"{evidence.show(found)} on {found.n} questions: the interval is "
+            f"{found.high - found.low:.2f} wide, and smaller differences cannot be seen; more test "
+            "questions make it narrower"
         )
         yield Proposal(("data.preparation.limit.test=null",), reason, 0.01)
 
