@@ -254,6 +254,20 @@ def test_a_sheet_filled_in_a_spreadsheet_is_read(folder):
     ]
     with pytest.raises(UserError, match="give another name"):
         RatingFile(folder, "cleo")
+    rows[0].update(correctness="5.0", fluency="0,00", relevance="3.0")
+    save()
+    (cleo,) = ratings.read_all(folder, items)
+    assert [cleo.answers["1", name] for name in ("correctness", "fluency", "relevance")] == [
+        5,
+        0,
+        3,
+    ]
+    for cell in ("3.5", "6.0", "3.", "-1"):
+        rows[0]["relevance"] = cell
+        save()
+        with pytest.raises(UserError, match=rf"row 2:relevance: '{re.escape(cell)}'; legal: 1 to"):
+            ratings.read_all(folder, items)
+    rows[0]["relevance"] = ""
     rows[1]["relevance"] = "good"
     save()
     with pytest.raises(UserError, match=r"cleo.csv:row 3:relevance: 'good'"):

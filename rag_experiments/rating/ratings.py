@@ -138,12 +138,14 @@ def read_filled(path: Path, items: list[Item]) -> Answers:
             cell = row[field].strip()
             if not cell:
                 continue
-            if cell not in {str(value) for value in (*VALUES, NO_JUDGMENT)}:
+            # Some spreadsheet programs save a whole number as 3.0, or as 3,0.
+            whole = re.fullmatch(r"(\d)(?:[.,]0+)?", cell)
+            if whole is None or int(whole[1]) not in (*VALUES, NO_JUDGMENT):
                 problems.append(
                     f"{path}:row {number}:{field}: {cell!r}; legal: 1 to 5, 0 (cannot say), empty"
                 )
                 continue
-            answers[item.name, field] = int(cell)
+            answers[item.name, field] = int(whole[1])
         for field in TEXTS:
             if (row.get(field) or "").strip():
                 answers[item.name, field] = row[field].strip()
