@@ -20,7 +20,6 @@ from rag_experiments.contracts import UserError
 from rag_experiments.weights import fingerprint, keep, resolve
 
 if TYPE_CHECKING:
-    from rag_experiments.encoder import TextEncoder
     from rag_experiments.model.rag_model import RagModel
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,8 @@ Part = Literal["generator", "question_encoder"]
 PARTS: tuple[Part, ...] = ("generator", "question_encoder")
 
 _PLACE = "model.weights"
-_HEADS = {"RagTokenModel": "RagTokenForGeneration", "RagSequenceModel": "RagSequenceForGeneration"}
+_HEADS = {"RagToken": "RagTokenForGeneration", "RagSequence": "RagSequenceForGeneration"}
+"""Of an option of the group `model`: its class in transformers."""
 
 
 def name_part(checkpoint: str, part: Part) -> str:
@@ -112,7 +112,9 @@ def save_checkpoint(model: RagModel, folder: Path, passages: int, temperature: f
     """
     import transformers
 
-    encoder = _check(model)
+    check_exportable(model.option)
+    encoder = model.query_encoder
+    assert encoder is not None, "loaded without the query encoder"
     question_encoder = _divide(encoder.network, temperature)
     generator = _merge(model.generator.network)
     config = transformers.RagConfig.from_question_encoder_generator_configs(
@@ -124,7 +126,7 @@ def save_checkpoint(model: RagModel, folder: Path, passages: int, temperature: f
     )
     for part in (config.question_encoder, config.generator):
         part._name_or_path = ""  # a folder of this machine
-    head = getattr(transformers, _HEADS[type(model).__name__])
+    head = getattr(transformers, _HEADS[type(model.option).__name__])
     network = head(config, question_encoder=question_encoder, generator=generator)
     start: int = model.generator.start_id  # type: ignore[assignment]
     network.generation_config = transformers.GenerationConfig(
@@ -137,19 +139,19 @@ def save_checkpoint(model: RagModel, folder: Path, passages: int, temperature: f
     tokenizer.save_pretrained(folder)
 
 
-def _check(model: RagModel) -> TextEncoder:
-    """The question encoder of a model that the layout can hold."""
-    encoder = model.query_encoder
+def check_exportable(option: Any) -> None:
+    """Raise UserError where the layout cannot hold the model of an option; loads no weights."""
+    encoder = getattr(option, "query_encoder", None)
     problems = []
-    if type(model).__name__ not in _HEADS:
+    if type(option).__name__ not in _HEADS:
         problems.append(
-            f"model: transformers' RAG has nothing like {type(model.option).__name__}; legal: "
+            f"model: transformers' RAG has nothing like {type(option).__name__}; legal: "
             "model=rag_token, model=rag_sequence"
         )
-    if model.option.generator.kind != "encoder_decoder":
+    if option.generator.kind != "encoder_decoder":
         problems.append(
-            f"model.generator.kind: {model.option.generator.kind!r}; transformers' RAG has "
-            "generators of kind 'encoder_decoder' only"
+            f"model.generator.kind: {option.generator.kind!r}; transformers' RAG has generators "
+            "of kind 'encoder_decoder' only"
         )
     if encoder is None:
         problems.append("model.query_encoder: null; transformers' RAG needs one of DPR")
@@ -158,9 +160,8 @@ def _check(model: RagModel) -> TextEncoder:
             f"model.query_encoder: pooling {encoder.pooling!r} and normalize {encoder.normalize}; "
             "transformers' RAG takes DPR's vectors as they are: pooling 'dpr', normalize false"
         )
-    if problems or encoder is None:
+    if problems:
         raise UserError(problems)
-    return encoder
 
 
 def _merge(network: Any) -> Any:
