@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ PARTS = {
 
 REQUIRED = (FACTS, "config.yaml", "passages.parquet", "generator")
 
+_SHOWN = 8
+"""Runs of a sweep that a refusal names."""
+
 _REMEDY = "copy the whole folder again"
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf")
@@ -52,6 +55,24 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.m
 def locate(folder: Path) -> Path:
     """Return the bundle of a run's folder; a bundle is its own."""
     return folder / "model" if (folder / "model" / FACTS).is_file() else folder
+
+
+def no_run(folder: Path, what: str, missing: Sequence[str]) -> UserError:
+    """Return the refusal of a folder that lacks what is asked of a run; of a sweep's folder, it
+    names the runs to choose from."""
+    runs = sorted(folder.glob(f"*/model/{FACTS}"), key=lambda file: (len(str(file)), str(file)))
+    sweep = (folder / "multirun.yaml").is_file()
+    if runs:
+        kind = "is a sweep; its runs" if sweep else "is no run, but holds some"
+        shown = ", ".join(str(file.parent.parent) for file in runs[:_SHOWN])
+        more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
+        return UserError(f"{str(folder)!r} {kind}: {shown}{more}; give one of them")
+    if sweep:
+        return UserError(f"{str(folder)!r} is a sweep, and none of its runs is finished")
+    return UserError(
+        f"{str(folder)!r} is no {what}: {', '.join(missing)} missing; give the folder that a run "
+        "printed as 'saved in'"
+    )
 
 
 def base_weights(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -140,10 +161,7 @@ def read(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     """
     missing = [name for name in REQUIRED if not (folder / name).exists()]
     if missing:
-        raise UserError(
-            f"{str(folder)!r} is no saved run: {', '.join(missing)} missing; give the folder that "
-            "a run printed as 'saved in'"
-        )
+        raise no_run(folder, "saved run", missing)
     facts = _read_facts(folder)
     problems = []
     for name, text in PARTS.items():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from rag_experiments import config
+from rag_experiments import bundle, config
 from rag_experiments.composition.composer import Composer
 from rag_experiments.composition.overrides import read_key
 from rag_experiments.contracts import UserError
@@ -55,10 +55,7 @@ class Parent:
         needed = (".hydra/config.yaml", ".hydra/hydra.yaml", "metrics.json", "model/pipeline.json")
         missing = [name for name in needed if not (folder / name).is_file()]
         if missing:
-            raise UserError(
-                f"{str(folder)!r} is no finished run: {', '.join(missing)} missing; give the "
-                "folder that a run printed as 'saved in'"
-            )
+            raise bundle.no_run(folder, "finished run", missing)
         made = read_command(folder, "copy the whole folder of the run")
         outcome = outcomes.Outcome.read(folder)
         return cls(folder.resolve(), made, "" if outcome is None else outcome.run_id)
@@ -113,9 +110,12 @@ def main() -> None:
     try:
         parent = Parent.read(arguments.run)
         composer = Composer(parent.command.config_dir)
-        problems = refusals(arguments.overrides)
+        refused = refusals(arguments.overrides)
+        # What is refused would only make other parts of the run not fit.
+        allowed = [line for line in arguments.overrides if line not in refused]
+        problems = list(refused.values())
         try:
-            plan = composer.plan(parent.compose(arguments.overrides))
+            plan = composer.plan(parent.compose(allowed))
         except UserError as error:
             raise UserError([*problems, *error.problems]) from error
         if problems:
@@ -133,13 +133,13 @@ def main() -> None:
         GlobalHydra.instance().clear()
 
 
-def refusals(overrides: Sequence[str]) -> list[str]:
-    """Return which overrides would change what the saved run is, one line each."""
-    return [
-        f"{line}: a saved run stays what it is; legal here: {', '.join(OPEN)}"
+def refusals(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides that would change what the saved run is, and of each a line on it."""
+    return {
+        line: f"{line}: a saved run stays what it is; legal here: {', '.join(OPEN)}"
         for line in overrides
         if read_key(line).partition(".")[0].partition("/")[0] not in (*OPEN, "hydra")
-    ]
+    }
 
 
 def job(parent: Parent, raw: DictConfig) -> None:
@@ -169,7 +169,6 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
     """
     import transformers
 
-    from rag_experiments import bundle
     from rag_experiments.evaluation.diagnosis import write_json
     from rag_experiments.evaluation.results import Results
     from rag_experiments.evaluation.summary import print_place
@@ -212,6 +211,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
                 precision=settings.precision,
                 cache_dir=settings.cache_dir,
                 passages=data.passages,
+                shots=shots,
             )
             hits = pipeline.search(data.test)
         with timer.stage("test"):

@@ -319,11 +319,13 @@ class RagPipeline:
         cache_dir: Path | None = None,
         encode_queries: bool = False,
         passages: Dataset | None = None,
+        shots: Shots | None = None,
     ) -> RagPipeline:
         """Load what `save` wrote: a run's folder, or its `model` folder.
 
         `encode_queries` loads the query encoder even where the retriever does without. `passages`
-        are another knowledge source, which is indexed anew. Base weights that are not in the
+        are another knowledge source, which is indexed anew; `shots` are the training questions that
+        prompts show, where they were read before. Base weights that are not in the
         folder are taken from the cache of the run, which is looked for where the run was started,
         or fetched again. Raises UserError where something is missing or does not belong together.
         """
@@ -350,7 +352,6 @@ class RagPipeline:
         else:
             searcher = retriever.build(passages, runtime)
         network = model.load(task, runtime, encode_queries=by_vector, folder=folder)
-        shots = Shots.load(folder, task)
         return cls(
             task,
             retriever,
@@ -359,7 +360,7 @@ class RagPipeline:
             passages,
             facts["temperature"],
             facts["label_temperature"],
-            shots,
+            shots or Shots.load(folder, task),
         )
 
 

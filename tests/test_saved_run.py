@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,13 @@ from servers import answers, free_port, serving, wait_for
 
 from rag_experiments import __main__ as entry
 from rag_experiments import add_passages, bundle, evaluate, export, weights
+from rag_experiments.ask import main as ask_main
 from rag_experiments.contracts import Prediction, UserError
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.rag_token import RagToken
 from rag_experiments.pipeline import RagPipeline
+from rag_experiments.rating.sheet import read_source
+from rag_experiments.shots import Shots
 from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder
 
 LINE = [
@@ -440,6 +444,50 @@ def test_what_the_saved_run_is_cannot_be_changed(run, monkeypatch, capsys):
     assert any(line.startswith("test.smples: unknown key; did you mean samples?") for line in said)
     assert start(monkeypatch, evaluate.main, "evaluate", "gone", "data=bio_qa") == 2
     assert "'gone' is no finished run" in capsys.readouterr().err
+
+
+def test_only_what_would_change_the_saved_run_is_said_of_it(run, monkeypatch, capsys):
+    words = ["model=concat", "model.query_encoder=null"]  # with its retriever these do not fit
+    assert start(monkeypatch, evaluate.main, "evaluate", str(run), *words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": a saved run stays")[0] for line in said] == words
+
+
+def test_a_sweeps_folder_is_refused_with_its_runs(run, tmp_path, monkeypatch, capsys):
+    sweep = tmp_path / "sweep"
+    for number in ("0", "1"):
+        shutil.copytree(run / "model", sweep / number / "model")
+    (sweep / "multirun.yaml").touch()
+    expected = f"{str(sweep)!r} is a sweep; its runs: {sweep}/0, {sweep}/1; give one of them"
+    for main, *words in (
+        (ask_main, "What?"),
+        (evaluate.main, "data=bio_qa"),
+        (export.main, "new"),
+        (add_passages.main, "new.jsonl"),
+    ):
+        assert start(monkeypatch, main, "command", str(sweep), *words) == 2
+        assert capsys.readouterr().err.splitlines() == [expected]
+    with pytest.raises(UserError, match=re.escape(expected)):
+        read_source(sweep)
+    shutil.rmtree(sweep / "0")
+    shutil.rmtree(sweep / "1")
+    with pytest.raises(UserError, match="is a sweep, and none of its runs is finished"):
+        bundle.read(sweep)
+
+
+def test_what_cannot_be_exported_is_refused_before_it_is_loaded(run, tmp_path, monkeypatch):
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(RagPipeline, "load", load)
+    with pytest.raises(UserError, match=r"model\.generator\.kind: 'causal'"):
+        export.export(run, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_examples_that_were_read_before_are_not_read_again(copy):
+    given = Shots([], 1, nearest=False)
+    assert RagPipeline.load(copy, shots=given).shots is given
 
 
 def test_training_questions_are_not_guessed(run, tmp_path):

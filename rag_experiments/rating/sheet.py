@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rag_experiments import bundle
 from rag_experiments.contracts import UserError
 from rag_experiments.rating.criteria import CRITERIA, NAMES, TEXTS, Criterion
 from rag_experiments.runtime import disk
@@ -63,10 +64,7 @@ def read_source(path: Path) -> Source:
         files = [path / f"predictions_{stage}.jsonl" for stage in ("trained", "untrained")]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise UserError(
-                f"{path}: no predictions_*.jsonl; give the folder of a finished run (of a sweep: "
-                "its numbered folders)"
-            )
+            raise bundle.no_run(path, "finished run", ["predictions_*.jsonl"])
     elif path.is_file() and path.name.startswith("predictions_"):
         file = path
     else:
