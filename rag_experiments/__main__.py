@@ -86,7 +86,13 @@ def run(composer: Composer, plan: Plan) -> int:
     failure: Exception | None = None
     closing = ""
     finished, total = outcomes.count(folder, plan.state)
-    if first and resumption.State.read(folder) is not None:
+    earlier = resumption.State.read(folder)
+    if first and earlier is not None and earlier.identity != plan.state.identity:
+        print(
+            f"{folder}: the earlier sweep in it has no run that is finished or could be gone on "
+            "with; its failed runs are removed"
+        )
+    elif first and earlier is not None:
         print(
             f"going on with {folder}: {finished}{f' of {total}' if total else ''} runs are "
             "finished (sweep.resume=false starts a new sweep)"

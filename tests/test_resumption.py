@@ -152,6 +152,28 @@ def test_a_folder_with_another_sweep_is_refused(runs, monkeypatch, capfd):
     assert runs.seeds == [1, 2]
 
 
+def test_a_corrected_sweep_takes_the_place_of_failed_runs_alone(runs, monkeypatch, capfd):
+    place = "hydra.sweep.dir=outputs/mine"
+    folder = Path("outputs/mine")
+    runs.on[1] = runs.on[2] = runs.on[3] = failing(UserError("data: none"), times=9)
+    assert call(monkeypatch, "seed=1,2,3", place) == 2
+    del runs.on[1], runs.on[2]
+    capfd.readouterr()
+    assert call(monkeypatch, "seed=1,2", "retriever.top_k=2", place) == 0
+    assert "its failed runs are removed" in capfd.readouterr().out
+    assert [path.name for path in sorted(folder.iterdir()) if path.is_dir()] == ["0", "1"]
+    assert all(outcome.is_end for outcome in outcomes.read(folder).values())
+    # What is finished, or could be gone on with, stays, whatever else failed.
+    assert call(monkeypatch, "seed=1,3", place) == 2
+    assert "holds another sweep; nothing is overwritten" in capfd.readouterr().err
+    assert call(monkeypatch, "seed=3", "hydra.sweep.dir=outputs/other") == 2
+    (Path("outputs/other/0") / resumption.CHECKPOINTS).mkdir()
+    capfd.readouterr()
+    assert call(monkeypatch, "seed=1", "hydra.sweep.dir=outputs/other") == 2
+    assert "holds another sweep; nothing is overwritten" in capfd.readouterr().err
+    assert Path("outputs/other/0/outcome.json").is_file()
+
+
 def test_a_run_is_not_written_over_another(runs, monkeypatch, capfd):
     line = [*LINE[:-1], "hydra.run.dir=outputs/one"]
     for seed, code, count in ((1, 0, 1), (1, 0, 1), (2, 2, 1)):

@@ -181,10 +181,12 @@ class Composer:
             given=any(read_key(line) == "hydra.sweep.dir" for line in overrides),
         )
         state = resumption.State.read(folder)
-        return folder, state or resumption.State(
-            identity, outcomes.tag(folder), planned, time.time()
-        )
+        if state is None or state.identity != identity:
+            state = resumption.State(identity, outcomes.tag(folder), planned, time.time())
+        return folder, state
 
+            # A study in a database would go on with the runs of the earlier one.
+            replaceable=master.hydra.sweeper.get("storage") is None,
     def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return overrides that Hydra refused, written so that it takes them.
 

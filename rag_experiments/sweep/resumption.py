@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -103,11 +104,12 @@ class State:
             return None
 
 
-def find(new: Path, identity: str, *, resume: bool, given: bool) -> Path:
+def find(new: Path, identity: str, *, resume: bool, given: bool, replaceable: bool = True) -> Path:
     """Return the folder of a sweep: the newest one that holds it already, else a new one.
 
     It is looked for beside `new`, and where the user has given that folder, in it alone.
-    Raises UserError where the folder holds something else: nothing is overwritten.
+    Raises UserError where the folder holds something else: nothing is overwritten, but for
+    another sweep (if it is `replaceable`) of which nothing would be lost.
     """
     if resume:
         places = [new] if given else [new, *(path.parent for path in new.parent.glob(f"*/{STATE}"))]
@@ -116,6 +118,8 @@ def find(new: Path, identity: str, *, resume: bool, given: bool) -> Path:
         if same:
             return max(same)[1]
     if any(new.glob("multirun.yaml")) or any(new.glob(STATE)):
+        if replaceable and State.read(new) is not None and not _holds_runs(new):
+            return new
         what = (
             "another sweep" if resume else "a sweep, and sweep.resume=false does not go on with it"
         )
@@ -126,9 +130,35 @@ def find(new: Path, identity: str, *, resume: bool, given: bool) -> Path:
     return new
 
 
+def _holds_runs(sweep_dir: Path) -> bool:
+    """Whether a sweep has a run that is finished, at work, or could be gone on with."""
+    from rag_experiments.sweep.outcomes import Outcome  # which imports this module
+
+    for begun_file in sweep_dir.glob(f"*/{BEGUN}"):
+        folder = begun_file.parent
+        outcome = Outcome.read(folder)
+        ended = outcome is not None and outcome.is_end
+        if ended or (folder / CHECKPOINTS).exists() or (folder / "model").exists():
+            return True
+        if is_running(folder):
+            return True
+    return False
+
+
+def _discard(sweep_dir: Path) -> None:
+    """Remove what a sweep has left of which nothing would be lost."""
+    if _holds_runs(sweep_dir):
+        raise UserError(f"{sweep_dir}: another sweep has begun in it; choose another folder")
+    for begun_file in list(sweep_dir.glob(f"*/{BEGUN}")):
+        shutil.rmtree(begun_file.parent)
+    for name in ("study.journal", STATE):
+        (sweep_dir / name).unlink(missing_ok=True)
+
+
 @contextmanager
 def held(folder: Path, state: State) -> Iterator[None]:
-    """Hold a sweep's folder, so that one process at a time starts its jobs."""
+    """Hold a sweep's folder, so that one process at a time starts its jobs. What is left there of
+    another one, in whose place `find` has put it, is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
@@ -139,7 +169,11 @@ def held(folder: Path, state: State) -> Iterator[None]:
             "one with sweep.resume=false"
         ) from None
     try:
-        if State.read(folder) is None:
+        earlier = State.read(folder)
+        if earlier is not None and earlier.identity != state.identity:
+            _discard(folder)
+            earlier = None
+        if earlier is None:
             disk.write_whole(folder / STATE, json.dumps(asdict(state), indent=2) + "\n")
         (folder / STOPPED).unlink(missing_ok=True)
         yield
