@@ -64,6 +64,8 @@ def problems(*overrides: str, multirun: bool = False, data: bool = True) -> list
         ("task/promt=brief", "task/promt=brief: no group 'task/promt'; did you mean task/prompt?"),
         ("+task=yes_no", "+task=yes_no: task has a choice already; write it without the +"),
         ("task=null", "task=null: a group is left out with ~group"),
+        ("trainer={}", "trainer={}: an empty group changes nothing; choose one of its options"),
+        ("model/generator={}", "model/generator={}: an empty group changes nothing; choose one"),
         ("~retriever", "retriever: a value is missing (How passages are found.); give retrie"),
         ("experiment=smoke", "experiment=smoke: an experiment is added to the defaults: write +"),
         ("+experiment=smok", "experiment=smok: no such option; did you mean smoke? (legal: bio"),

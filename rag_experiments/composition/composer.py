@@ -130,6 +130,9 @@ class Composer:
         master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
         if not multirun and master.hydra.mode != RunMode.MULTIRUN:
             if any(parse(line).is_sweep_override() for line in overrides):
+        for line in overrides:
+            if line.endswith("{}") and read_key(line) in self.groups:  # which Hydra merges
+                read_choices(parse(line))
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
             if found := self._hydra_problems(master, sweeps=False):

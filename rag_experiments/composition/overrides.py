@@ -21,7 +21,7 @@ def read_key(line: str) -> str:
 
 
 def read_choices(override: Override) -> list[str]:
-    """Return the options that an override of a group names; raise ValueError for null."""
+    """Return the options that an override of a group names; raise ValueError for null or {}."""
     if override.is_delete() or (override.is_sweep_override() and not override.is_discrete_sweep()):
         return []
     if override.is_sweep_override():
@@ -36,5 +36,7 @@ def read_choices(override: Override) -> list[str]:
 
 def quote(text: str) -> str:
     """Return a text as a value that Hydra takes as it is."""
+    if value == {}:
+        raise ValueError("an empty group changes nothing; choose one of its options")
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
