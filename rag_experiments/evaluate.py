@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from rag_experiments import bundle, config
 from rag_experiments.composition.composer import Composer
-from rag_experiments.composition.overrides import read_key
+from rag_experiments.composition.overrides import read_key, shorten
 from rag_experiments.contracts import UserError
 from rag_experiments.data.passages import read_rows
 from rag_experiments.runtime import disk
@@ -135,8 +135,9 @@ def main() -> None:
 
 def refusals(overrides: Sequence[str]) -> dict[str, str]:
     """Return the overrides that would change what the saved run is, and of each a line on it."""
+    said = f"a saved run stays what it is; legal here: {', '.join(OPEN)}"
     return {
-        line: f"{line}: a saved run stays what it is; legal here: {', '.join(OPEN)}"
+        line: f"{shorten(line, [line])}: {said}"
         for line in overrides
         if read_key(line).partition(".")[0].partition("/")[0] not in (*OPEN, "hydra")
     }

@@ -230,6 +230,28 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{long}",
+        "trainer={long}",
+        "model=concat,{long}",
+        "retriever.{long}=1",
+        "retriever.top_k=({long}",
+        "+experiment={long}",
+        "seed='{long}'",
+        "task.prompt.example='a\n{long}\n{{contextt}}'",
+    ],
+)
+def test_long_overrides_are_not_repeated_whole(line):
+    with pytest.raises(UserError) as refused:
+        Composer().plan([line.format(long="x1y2" * 2000)], multirun=True)
+    for problem in refused.value.problems:
+        assert len(problem) < 2000
+        assert "\n" not in problem
+    assert refused.value.problems
+
+
 PROBE = """
 import sys, atexit
 heavy = {heavy!r}

@@ -31,7 +31,7 @@ from yaml import YAMLError
 from rag_experiments import config
 from rag_experiments.composition import launcher
 from rag_experiments.composition.loader import Loader, is_mapping
-from rag_experiments.composition.overrides import parse, quote, read_choices, read_key
+from rag_experiments.composition.overrides import parse, quote, read_choices, read_key, shorten
 from rag_experiments.contracts import UserError
 from rag_experiments.parameters import mask
 from rag_experiments.search import checks, settings, sweeper
@@ -116,23 +116,26 @@ class Composer:
     def plan(self, overrides: Sequence[str], multirun: bool = False) -> Plan:
         """Return what a command line describes; raise UserError with all its problems."""
         try:
-            return self._plan(overrides, multirun)
-        except _REFUSED as refusal:
             try:
-                return self._plan(self._mended(overrides, multirun), multirun)
-            except _REFUSED:
-                raise UserError(_reason(refusal)) from refusal
+                return self._plan(overrides, multirun)
+            except _REFUSED as refusal:
+                try:
+                    return self._plan(self._mended(overrides, multirun), multirun)
+                except _REFUSED:
+                    raise UserError(_reason(refusal)) from refusal
+        except UserError as error:
+            raise UserError([shorten(line, overrides) for line in error.problems]) from error
 
     def _plan(self, overrides: Sequence[str], multirun: bool) -> Plan:
         for group in (key.partition("@")[0] for key in map(read_key, overrides) if "/" in key):
             if group not in self.groups:  # with a plus, Hydra makes it a key with a slash
                 raise HydraException(f"no group {group!r}")
-        master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
-        if not multirun and master.hydra.mode != RunMode.MULTIRUN:
-            if any(parse(line).is_sweep_override() for line in overrides):
         for line in overrides:
             if line.endswith("{}") and read_key(line) in self.groups:  # which Hydra merges
                 read_choices(parse(line))
+        master = self._compose(overrides, RunMode.MULTIRUN, sweeps=True)
+        if not multirun and master.hydra.mode != RunMode.MULTIRUN:
+            if any(parse(line).is_sweep_override() for line in overrides):
                 raise HydraException("several values need -m")
             single = _without_hydra(master)
             if found := self._hydra_problems(master, sweeps=False):
@@ -182,14 +185,14 @@ class Composer:
             identity,
             resume=all(job.run.sweep.resume for job in jobs),
             given=any(read_key(line) == "hydra.sweep.dir" for line in overrides),
+            # A study in a database would go on with the runs of the earlier one.
+            replaceable=master.hydra.sweeper.get("storage") is None,
         )
         state = resumption.State.read(folder)
         if state is None or state.identity != identity:
             state = resumption.State(identity, outcomes.tag(folder), planned, time.time())
         return folder, state
 
-            # A study in a database would go on with the runs of the earlier one.
-            replaceable=master.hydra.sweeper.get("storage") is None,
     def _mended(self, overrides: Sequence[str], multirun: bool) -> list[str]:
         """Return overrides that Hydra refused, written so that it takes them.
 

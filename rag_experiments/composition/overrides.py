@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
+
+LONGEST = 400
+"""Characters of an override, or of a value in it, that a message shows whole."""
+
+_KEPT = 60
+"""Characters of each end of a longer one that it shows."""
 
 
 def parse(line: str) -> Override:
@@ -27,6 +36,8 @@ def read_choices(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     value = override.value()
+    if value == {}:
+        raise ValueError("an empty group changes nothing; choose one of its options")
     if isinstance(value, dict):
         return []
     if value is None:
@@ -34,9 +45,18 @@ def read_choices(override: Override) -> list[str]:
     return [str(part) for part in (value if isinstance(value, list) else [value])]
 
 
+def shorten(text: str, overrides: Iterable[str]) -> str:
+    """Return what is said of overrides, long ones of them shortened in the middle."""
+    parts = {part for line in overrides for part in (line, *re.split(r"[=,]", line))}
+    parts |= {"\\n".join(part.splitlines()) for part in parts}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) > LONGEST:
+            left_out = f"...({len(part) - 2 * _KEPT} characters)..."
+            text = text.replace(part, f"{part[:_KEPT]}{left_out}{part[-_KEPT:]}")
+    return text
+
+
 def quote(text: str) -> str:
     """Return a text as a value that Hydra takes as it is."""
-    if value == {}:
-        raise ValueError("an empty group changes nothing; choose one of its options")
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
