@@ -651,6 +651,22 @@ OPTUNA = "hydra/sweeper=optuna"
             ["trainer=frozen", "retriever.top_k=1,2", "hydra/sweeper/pruner=median"],
             "hydra.sweeper.pruner: nothing is validated on the way where nothing is trained; choo",
         ),
+        *(
+            (
+                ["retriever=dense", f"trainer=supervised,{trainer}", *more],
+                f"hydra.sweeper.objective: {name}, but trainer {kind} answers no validation "
+                "question and is validated by how it ranks gold passages; set hydra.sweeper.obje",
+            )
+            for trainer, kind, more, name in (
+                (
+                    "contrastive",
+                    "Contrastive",
+                    ["hydra/sweeper/pruner=median"],
+                    "f1 (task.objective)",
+                ),
+                ("distill", "Distill", ["hydra.sweeper.objective=exact_match"], "exact_match"),
+            )
+        ),
         ([RATE, "trainer.eval_strategy=no"], "trainer.eval_strategy: 'no', but a search goes by"),
         (
             ["model=interval(0,1)"],
@@ -692,6 +708,13 @@ def test_what_is_wrong_with_a_search_is_one_line(line, expected):
     (found,) = refused.value.problems
     assert found.startswith(expected)
     assert "\n" not in found
+
+
+def test_a_search_over_trainers_of_the_retriever_goes_by_ranks():
+    line = ["retriever=dense", "trainer=supervised,contrastive", "hydra.sweeper.objective=mrr"]
+    composer = Composer()
+    for more in ([], ["hydra/sweeper/pruner=median"]):
+        assert composer.plan([*LINE, *line, *more], multirun=True).searches
 
 
 def test_one_problem_of_a_search_does_not_hide_another():

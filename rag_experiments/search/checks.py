@@ -12,9 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments.config import Run
 from rag_experiments.contracts import UserError
+from rag_experiments.evaluation.retrieval import METRICS
 from rag_experiments.runtime import processes
 from rag_experiments.search import settings, space
 from rag_experiments.search.settings import PLACE, Search
+
+RANKS = tuple(metric.name for metric in METRICS)
+"""What a training of the retriever alone is validated by."""
 
 _SUBFOLDER = "${hydra.job.num}"
 
@@ -119,6 +123,17 @@ def check_runs(master: DictConfig, runs: Sequence[Run]) -> list[str]:
             f"task.objective: {' and '.join(objectives)} cannot be compared; name one for all runs "
             f"with {PLACE}.objective="
         )
+    ranking = {type(r.trainer).__name__ for r in runs if _ranks_alone(r)}
+    strangers = [name for name in search.names or objectives if name not in RANKS]
+    if ranking and strangers:
+        origin = "" if search.names else " (task.objective)"
+        names = ", ".join(sorted(ranking))
+        others = ", ".join(name for name in RANKS if name != "mrr")
+        problems.append(
+            f"{PLACE}.objective: {', '.join(strangers)}{origin}, but trainer {names} answers no "
+            "validation question and is validated by how it ranks gold passages; set "
+            f"{PLACE}.objective=mrr (or {others})"
+        )
     blind = [r for r in runs if r.trainer.trains and not _validates(r)]
     if blind:
         problems.append(
@@ -131,6 +146,11 @@ def check_runs(master: DictConfig, runs: Sequence[Run]) -> list[str]:
             "hydra/sweeper/pruner=none"
         )
     return problems
+
+
+def _ranks_alone(run: Run) -> bool:
+    """Whether a run trains what ranks passages and leaves the generator as it is."""
+    return bool(run.trainer.trains) and "generator" not in run.trainer.trains
 
 
 def _validates(run: Run) -> bool:
