@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cut_trainings import train_whole_and_cut
 from pydantic import ValidationError
 
 from rag_experiments import __main__ as entry
@@ -271,26 +272,10 @@ def test_questions_without_gold_passages_are_left_out_and_counted(make_training,
     assert training.retrieve.searches == 1  # the validation, nothing is mined
 
 
-class Killed(Exception):
-    """Stands for the death of the process."""
-
-
 @pytest.mark.parametrize("kind", [Contrastive, Distill])
 def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(kind, make_training):
     option = kind(**FAST | {"num_train_epochs": 3.0}, save_seconds=0)
-    whole = make_training(folder="whole")
-    result = option.fit(whole)
-    curve = []
-
-    def die(values, step):
-        curve.append(step)
-        if len(curve) > 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        option.fit(make_training(folder="cut", log=die))
-    again = make_training(folder="cut")
-    assert option.fit(again) == result
+    whole, again = train_whole_and_cut(option, make_training)
     wanted, found = weights(whole.model.query_network), weights(again.model.query_network)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 

@@ -7,9 +7,11 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from cut_trainings import train_whole_and_cut
 from datasets import Dataset
 
 from rag_experiments import __main__ as entry
@@ -297,27 +299,11 @@ def test_gold_passages_are_ranked_first_and_the_rest_stays(kind, first, make_tra
     assert pipeline.search(QUESTIONS) == found
 
 
-class Killed(Exception):
-    """Stands for the death of the process."""
-
-
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(kind, make_training):
     option = Reranker(**FAST | {"num_train_epochs": 3.0}, save_seconds=0)
-    whole = make_training(kind, folder="whole")
-    result = option.fit(whole)
-    curve = []
-
-    def die(values, step):
-        curve.append(step)
-        if len(curve) > 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        option.fit(make_training(kind, folder="cut", log=die))
-    again = make_training(kind, folder="cut")
-    assert option.fit(again) == result
-    wanted, found = (weights(t.retrieve.reranking.rescorer.network) for t in (whole, again))
+    trainings = train_whole_and_cut(option, partial(make_training, kind))
+    wanted, found = (weights(t.retrieve.reranking.rescorer.network) for t in trainings)
     assert same(found, wanted)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cut_trainings import Killed
 
 from rag_experiments import __main__ as entry
 from rag_experiments.contracts import Example, Passage, Question, Runtime, Training, UserError
@@ -87,10 +88,6 @@ def test_joint_training_decays_what_others_decay_at_its_own_rates(make_training)
         rate = 1e-5 if id(parameter) in query else 1e-3
         plain = "norm" in name.lower() or name.endswith("bias")
         assert found[id(parameter)] == (rate, 0.0 if plain else 0.1), name
-
-
-class Killed(Exception):
-    """Stands for the death of the process."""
 
 
 @pytest.fixture
