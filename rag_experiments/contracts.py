@@ -214,6 +214,8 @@ class PreparedData:
     contain an accepted answer), or `none`."""
     notes: tuple[str, ...] = ()
     """What preparation changed, in sentences with counts, e.g. duplicates merged."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where questions stand, by id, e.g. `my_data/train.jsonl:3`; empty: it is not known."""
 
 
 @dataclass(frozen=True)

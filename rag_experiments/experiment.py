@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,9 @@ def check_data(
     if not data.test:
         problems.append(f"data: the {config.test.split} split is empty; a run ends with its test")
     questions = (*data.train, *data.validation, *data.test) if training else data.test
-    problems += find_foreign_records(config.task, questions) or config.task.data_problems(questions)
+    problems += find_foreign_records(config.task, questions) or [
+        _locate(line, data) for line in config.task.data_problems(questions)
+    ]
     problems += [f"retriever.{line}" for line in config.retriever.data_problems(len(data.passages))]
     problems += shots.problems() if shots is not None else []
     if not problems:
@@ -273,6 +276,14 @@ def check_data(
         problems += [f"retriever.{line}" for line in found]
     if problems:
         raise UserError(problems)
+
+
+def _locate(line: str, data: PreparedData) -> str:
+    """Return what a task says of answers, behind the file and line of the first of them."""
+    if not line.startswith("answers: "):
+        return line
+    first = (place for name, place in data.places.items() if f"(first: {name!r})" in line)
+    return ":".join([*islice(first, 1), line])
 
 
 def find_foreign_records(task: Task, questions: Sequence[Question]) -> list[str]:

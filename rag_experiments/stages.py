@@ -205,6 +205,7 @@ def write_data(data: PreparedData, folder: Path) -> None:
         **{n: [asdict(q) for q in getattr(data, n)] for n in ("train", "validation", "test")},
         "gold": data.gold,
         "notes": data.notes,
+        "places": dict(data.places),
     }
     _write_json(rest, folder / "questions.json")
 

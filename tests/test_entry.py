@@ -366,6 +366,16 @@ def test_a_failed_job_does_not_stop_a_sweep_and_all_failures_are_listed(
     assert names == [*"0123", "multirun.yaml", "sweep.json"]
 
 
+def test_what_several_jobs_stumble_over_is_listed_once(fake_run, monkeypatch, capfd):
+    assert call(monkeypatch, "-m", "seed=2", "retriever.top_k=1,2") == 2
+    listed = capfd.readouterr().err.partition("2 of 2 jobs failed:\n")[2].splitlines()
+    assert listed
+    for line in listed:
+        assert line.startswith("job 0 (")
+        assert line.count(", job 1 (") == 1
+    assert sum(line.endswith("train.jsonl:1:question: empty") for line in listed) == 1
+
+
 def test_credentials_stay_out_of_outcomes_and_lists(fake_run, monkeypatch, capfd):
     secret = "+tracking_note=http://me:do-not-show@host/"
     error = outcomes.failed(ValueError("no http://me:do-not-show@host/"), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 
@@ -10,7 +11,9 @@ import torch
 from datasets import Dataset
 from omegaconf import OmegaConf
 
+from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Question, Runtime, UserError
+from rag_experiments.experiment import check_data
 from rag_experiments.model.concat import Concat
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.query_encoder import QueryEncoder
@@ -18,6 +21,7 @@ from rag_experiments.model.rag_token import RagToken
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.encoder import Encoder
+from rag_experiments.stages import read_data, write_data
 from rag_experiments.task.prompt import Prompt
 from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.weights import RANDOM_POSITIONS, resolve
@@ -39,6 +43,31 @@ def make_generator(name: str, limit: int = 512, **fields) -> Generator:
 
 def find(runtime, generator, questions=QUESTIONS, task=TASK) -> list[str]:
     return Concat(generator=generator).question_problems(questions, task, 1, runtime)
+
+
+def test_answers_that_are_no_labels_are_named_by_file_and_line(runtime, tmp_path):
+    rows = [("a", "yes"), ("b", "maybe"), ("c", "no"), ("d", None)]
+    lines = [
+        json.dumps({"id": name, "question": f"Is {name} one?", "answers": answer or []})
+        for name, answer in rows
+    ]
+    for name in ("train", "test"):
+        text = "\n".join(lines).replace('"id": "', f'"id": "{name}-')
+        (tmp_path / f"{name}.jsonl").write_text(text.replace("Is ", f"Is {name} "))
+    (tmp_path / "passages.jsonl").write_text(json.dumps({"id": "p", "text": "A text."}))
+    line = ["data=folder", f"data.path={tmp_path}", "task=yes_no", "metrics=yes_no"]
+    line += ["data.validation_fraction=0", "trainer.eval_strategy=no", "tracking=none"]
+    (run,) = Composer().plan(line).jobs
+    data = run.data.load(runtime)
+    write_data(data, tmp_path)
+    assert read_data(tmp_path).places == data.places
+    with pytest.raises(UserError) as refused:
+        check_data(run, data, runtime)
+    found = [problem for problem in refused.value.problems if "answers" in problem]
+    assert [problem.partition(" of 8")[0] for problem in found] == [
+        f"{tmp_path}/train.jsonl:4:answers: 2",
+        f"{tmp_path}/train.jsonl:2:answers: 'maybe', of 2",
+    ]
 
 
 @pytest.mark.parametrize(("name", "legal"), [("llama", RANDOM_POSITIONS - 52), ("bart", 2048)])

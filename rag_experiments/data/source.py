@@ -158,8 +158,10 @@ class Source(Option):
                 Path(self.passages).expanduser(), problems, self._delimiter()
             )
             tables.passage_columns = self.passage_columns
-        passages, splits, notes = self._read(tables, tables.columns, problems, runtime)
-        return self.preparation.prepare(passages, splits, notes, runtime)
+        passages, given, notes = self._read(tables, tables.columns, problems, runtime)
+        splits = {name: [row.question for row in rows] for name, rows in given.items()}
+        places = {row.question.id: row.place for rows in given.values() for row in rows}
+        return replace(self.preparation.prepare(passages, splits, notes, runtime), places=places)
 
     def _read_documents(
         self, tables: Tables, columns: DocumentColumns, problems: Problems
@@ -184,7 +186,7 @@ class Source(Option):
 
     def _read(
         self, tables: Tables, columns: QuestionColumns, problems: Problems, runtime: Runtime
-    ) -> tuple[Sequence[Passage], dict[str, list[Question]], list[str]]:
+    ) -> tuple[Sequence[Passage], dict[str, list[Located]], list[str]]:
         notes: list[str] = []
         read: ReadPassages | None = None
         contexts: Contexts | None = None
@@ -220,11 +222,7 @@ class Source(Option):
                 name = tables.passages.name if tables.passages else "contexts"
                 problems.add(name, "there is no passage in it")
         problems.raise_if_any()
-        return (
-            passages,
-            {name: [row.question for row in rows] for name, rows in splits.items()},
-            notes,
-        )
+        return passages, splits, notes
 
     def _check_lengths(self, passages: Sequence[Passage], problems: Problems) -> None:
         """Note documents that would be cut, unless that is what the preparation is told to do."""

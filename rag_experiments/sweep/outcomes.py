@@ -261,9 +261,13 @@ def report(sweep_dir: Path, name: str) -> int:
     if not failures:
         return 0
     print(f"{len(failures)} of {len(jobs)} jobs failed:", file=sys.stderr)
+    having: dict[str, list[str]] = {}
     for number, outcome in failures.items():
         for problem in outcome.problems:
-            print(f"job {number} ({', '.join(outcome.overrides)}): {problem}", file=sys.stderr)
+            place = f"job {number} ({', '.join(outcome.overrides)})"
+            having.setdefault(problem, []).append(place)
+    for problem, places in having.items():  # what several jobs stumble over is said once
+        print(f"{', '.join(places)}: {problem}", file=sys.stderr)
     return 2 if all(outcome.by_user for outcome in failures.values()) else 1
 
 
