@@ -174,6 +174,16 @@ def test_a_corrected_sweep_takes_the_place_of_failed_runs_alone(runs, monkeypatc
     assert Path("outputs/other/0/outcome.json").is_file()
 
 
+def test_a_command_is_kept_without_what_the_environment_holds(runs, monkeypatch):
+    monkeypatch.setenv("MY_FOLDER", "secret-word")
+    assert call(monkeypatch, "seed=1", "cache_dir='${oc.env:MY_FOLDER}'") == 0
+    kept = [*Path("outputs").rglob(".hydra/*.yaml"), *Path("outputs").rglob("multirun.yaml")]
+    assert len(kept) == 4
+    for path in kept:
+        assert "${oc.env:MY_FOLDER}" in path.read_text()
+        assert "secret-word" not in path.read_text()
+
+
 def test_a_run_is_not_written_over_another(runs, monkeypatch, capfd):
     line = [*LINE[:-1], "hydra.run.dir=outputs/one"]
     for seed, code, count in ((1, 0, 1), (1, 0, 1), (2, 2, 1)):

@@ -31,7 +31,10 @@ class Command:
 
 
 def write_command(folder: Path, raw: DictConfig) -> None:
-    """Write `.hydra/` of the run at work as Hydra does, but each file whole or not at all."""
+    """Write `.hydra/` of the run at work as Hydra does, but each file whole or not at all.
+
+    Nothing is masked: reports, uploads and evaluations find the store of the run by it.
+    """
     place = folder / ".hydra"
     place.mkdir(exist_ok=True)
     overrides = HydraConfig.get().overrides.task
