@@ -217,7 +217,7 @@ def _directions(raw: DictConfig) -> tuple[frozenset[str], list[str]]:
     """Return the metrics of a configuration whose smaller scores are the better ones, and notes on
     those that do not say: options of one's own that are not here."""
     smaller, notes = set(), []
-    for key, node in raw.metrics.items():
+    for key, node in (raw.get("metrics") or {}).items():
         try:
             metric = config.build(node, f"metrics.{key}", check_paths=False)
         except UserError as error:
