@@ -158,9 +158,9 @@ class Source(Option):
                 Path(self.passages).expanduser(), problems, self._delimiter()
             )
             tables.passage_columns = self.passage_columns
-        passages, given, notes = self._read(tables, tables.columns, problems, runtime)
-        splits = {name: [row.question for row in rows] for name, rows in given.items()}
-        places = {row.question.id: row.place for rows in given.values() for row in rows}
+        passages, located, notes = self._read(tables, tables.columns, problems, runtime)
+        splits = {name: [row.question for row in rows] for name, rows in located.items()}
+        places = {row.question.id: row.place for rows in located.values() for row in rows}
         return replace(self.preparation.prepare(passages, splits, notes, runtime), places=places)
 
     def _read_documents(
