@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -73,6 +72,7 @@ def add_passages(
     from datasets import Dataset, concatenate_datasets
 
     from rag_experiments import bundle, config
+    from rag_experiments.runtime import disk
     from rag_experiments.runtime.reproducibility import resolve_runtime
 
     folder = bundle.locate(run)
@@ -110,7 +110,7 @@ def add_passages(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     ignored = shutil.ignore_patterns("index", "passages.parquet", bundle.FACTS)
-    shutil.copytree(folder, partial, ignore=ignored, copy_function=_link)
+    shutil.copytree(folder, partial, ignore=ignored, copy_function=disk.link)
     extended.save(partial / "index")
     passages.to_parquet(partial / "passages.parquet")
     bundle.seal(partial, {**facts, "passages": len(passages)})
@@ -150,14 +150,6 @@ def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
     preparation = preparation.model_copy(update={"limit": Limit()})
     empty: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
     return preparation.prepare(read.passages, empty, read.notes, runtime).passages
-
-
-def _link(source: str, target: str) -> None:
-    """Share a file that stays as it is; copy it where a file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 if __name__ == "__main__":

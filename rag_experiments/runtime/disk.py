@@ -53,6 +53,14 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def link(source: Path | str, target: Path | str) -> None:
+    """Share a file that stays as it is; copy it where a file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def require_writable(folder: Path, key: str) -> None:
     """Raise UserError, with the key that names it, where a folder takes no files."""
     probe = folder / f".probe.{os.getpid()}"
