@@ -174,7 +174,8 @@ class TextEncoder:
         return out
 
     def forward_texts(self, texts: Sequence[str]) -> Tensor:
-        """Vectors `[n, dimension]` float32 of n texts, with gradient, on the device."""
+        """Vectors `[n, dimension]` of n texts, with gradient, on the device, in float32, or in
+        float64 where the network is."""
         return self._pool(self._pad(self._tokenize(texts, quiet=self.texts_cut > 0)))
 
     def _tokenize(self, texts: Sequence[str], quiet: bool = False) -> dict[str, list[list[int]]]:
@@ -200,16 +201,20 @@ class TextEncoder:
         mixed = precision(self.runtime) if self.network.dtype == torch.float32 else nullcontext()
         with mixed:
             output = self.network(**batch)
-        # Pooling and norm in float32: sums over tokens lose digits in 16 bits.
+        # Pooling and norm in float32 or wider: sums over tokens lose digits in 16 bits.
         if self.pooling == "dpr":
-            vectors = output.pooler_output.float()
+            vectors = _widen(output.pooler_output)
         elif self.pooling == "cls":
-            vectors = output.last_hidden_state[:, 0].float()
+            vectors = _widen(output.last_hidden_state[:, 0])
         else:
-            mask = batch["attention_mask"].unsqueeze(-1).float()  # [n, tokens, 1]
-            states = output.last_hidden_state.float()  # [n, tokens, dimension]
+            states = _widen(output.last_hidden_state)  # [n, tokens, dimension]
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)  # [n, tokens, 1]
             vectors = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def precision(runtime: Runtime) -> Any:

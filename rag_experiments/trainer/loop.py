@@ -149,28 +149,30 @@ class SearchingModel(nn.Module):
 
     def forward(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """The loss of questions and of the passages found for them, as `RagModel.forward`."""
-        rag, retrieve = self.rag, self.retrieve
-        vectors = rag.query_encoder.forward_texts([q.query for q in questions])
-        examples = retrieve.examples(questions, vectors.detach().float().cpu().numpy())
+        rag = self.rag
+        queries = rag.query_encoder.forward_texts([q.query for q in questions])
+        examples = self.retrieve.examples(questions, queries.detach().float().cpu().numpy())
         batch = {name: x.to(rag.device) for name, x in rag.collate(examples).items()}
-        # The same prior as the examples have, this time with its gradient.
-        with torch.autocast(vectors.device.type, enabled=False):  # 16 bits would even scores out
-            batch["log_prior"] = pad_sequence(
-                [
-                    torch.log_softmax(
-                        self.passage_vectors(example, query) @ query / retrieve.temperature, dim=0
-                    )
-                    for example, query in zip(examples, vectors, strict=True)
-                ],
-                batch_first=True,
-                padding_value=-torch.inf,
-            )
+        batch["log_prior"] = self.log_prior(examples, queries)
         return rag(**batch)
 
-    def passage_vectors(self, example: Example, query: Tensor) -> Tensor:
-        """Vectors [n, dimension] of an example's passages."""
-        found = self.retrieve.passage_vectors([p.id for p in example.passages])
-        return torch.as_tensor(found, device=query.device, dtype=query.dtype)
+    def log_prior(self, examples: Sequence[Example], queries: Tensor) -> Tensor:
+        """log p(z|x) [b, n] of passages, by query vectors [b, dimension], with its gradient."""
+        rows = []
+        vectors = self.passage_vectors(examples)
+        with torch.autocast(queries.device.type, enabled=False):  # 16 bits would even scores out
+            for own, query in zip(vectors, queries, strict=True):
+                scores = own.to(query) @ query / self.retrieve.temperature
+                # Without passages there is one prompt all the same, and it is sure.
+                rows.append(torch.log_softmax(scores, dim=0) if len(own) else query.new_zeros(1))
+            return pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
+
+    def passage_vectors(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Vectors [n, dimension] of the passages of each example."""
+        return [
+            torch.as_tensor(self.retrieve.passage_vectors([p.id for p in example.passages]))
+            for example in examples
+        ]
 
 
 class JointLoop(Loop):
@@ -186,16 +188,21 @@ class JointLoop(Loop):
         return {"questions": list(questions)}
 
     def create_optimizer(self, *arguments: Any, **named: Any) -> torch.optim.Optimizer:
-        """The usual optimizer, in which the query encoder has a learning rate of its own."""
+        """The usual optimizer, in which encoders have learning rates of their own."""
         optimizer = super().create_optimizer(*arguments, **named)
-        query = {id(p) for p in self.training.model.query_network.parameters()}
-        for group in list(optimizer.param_groups):
-            own = [p for p in group["params"] if id(p) in query]
-            group["params"] = [p for p in group["params"] if id(p) not in query]
-            rate = cast(Joint, self.option).query_learning_rate
-            if own:
-                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        for network, rate in self.own_rates():
+            parameters = {id(p) for p in network.parameters()}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in parameters]
+                group["params"] = [p for p in group["params"] if id(p) not in parameters]
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
         return optimizer
+
+    def own_rates(self) -> list[tuple[nn.Module, float]]:
+        """Networks with a highest learning rate of their own."""
+        rate = cast(Joint, self.option).query_learning_rate
+        return [(self.training.model.query_network, rate)]
 
 
 class Curves(TrainerCallback):
