@@ -37,6 +37,7 @@ PARTS = {
     "index": "the index",
     "generator": "the generator",
     "query_encoder": "the query encoder",
+    "passage_encoder": "the passage encoder",
     "weights": "the base weights",
 }
 """Files and folders of a bundle, each with its name for people."""
@@ -85,15 +86,18 @@ def base_weights(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
         found.pop("model.generator.weights", None)
     if (folder / "query_encoder").is_dir():
         found.pop("model.query_encoder.weights", None)
+    if (folder / "passage_encoder").is_dir():
+        found.pop("retriever.encoder.weights", None)
     return {key: name for key, name in found.items() if ".reranker." not in key}
 
 
 def own_weights(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Return the weights that options name and a bundle has itself, by dotted key: where they are.
 
-    Those that are searched with, for whatever is searched later; others are found without.
+    Those that are searched with, for whatever is searched later: a reranker's, and those of a
+    passage encoder that was trained. Others are found without.
     """
-    places = {
+    places = {"retriever.encoder.weights": "passage_encoder"} | {
         key: f"index/{key.removeprefix('retriever.').removesuffix('.weights').replace('.', '/')}"
         for key, _ in _named(options)
         if ".reranker." in key

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-Part = Literal["generator", "query_encoder", "reranker"]
+Part = Literal["generator", "query_encoder", "passage_encoder", "reranker"]
 """What training can change."""
 
 
@@ -310,7 +310,13 @@ class Searcher(Protocol):
 
 
 class Retriever(Protocol):
-    """An option of the group `retriever`."""
+    """An option of the group `retriever`.
+
+    One that is differentiable has more for trainers of the passage encoder: the encoder's own
+    option `encoder`, `load_encoder(runtime)`, which gives the encoder ready to be trained,
+    `embed(passages, encoder, file)`, which writes the vectors that it gives passages to a file, and
+    `reindex(searcher, vectors)`, which makes the same passages searchable by other vectors.
+    """
 
     top_k: int
     temperature: float | None
@@ -442,6 +448,24 @@ class Retrieve(Protocol):
 
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` that the index holds."""
+        ...
+
+    def passage_texts(self, passages: Sequence[Passage]) -> list[str]:
+        """What the passage encoder reads of passages."""
+        ...
+
+    def load_passage_encoder(self) -> Any:
+        """The passage encoder, ready to be trained: `forward_texts(texts)` gives vectors with their
+        gradient."""
+        ...
+
+    def embed_passages(self, encoder: Any, file: Path) -> None:
+        """Write the vectors that an encoder gives all passages as it is now to a file of NumPy's,
+        `[passages, dimension]`, which is there when it is whole."""
+        ...
+
+    def reindex(self, vectors: np.ndarray) -> None:
+        """Search among other vectors `[passages, dimension]` from now on."""
         ...
 
     def candidates(self, questions: Sequence[Question], count: int) -> list[Example]:

@@ -33,6 +33,7 @@ from rag_experiments.runtime.reproducibility import resolve_runtime
 from rag_experiments.shots import Shots
 
 if TYPE_CHECKING:
+    from rag_experiments.encoder import TextEncoder
     from rag_experiments.model.rag_model import RagModel
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,32 @@ class RagPipeline:
     def passage_vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[passages, dimension]` of the index, for retrievers that search by vector."""
         return find_vectors(self.searcher, passage_ids)
+
+    def passage_texts(self, passages: Sequence[Passage]) -> list[str]:
+        """What the passage encoder reads of passages, for retrievers that search by vector."""
+        encoder = self._differentiable.encoder
+        return [encoder.read(passage.title, passage.text) for passage in passages]
+
+    def load_passage_encoder(self) -> TextEncoder:
+        """The passage encoder, ready to be trained: a copy of its own, of the pretrained weights
+        or of those that an earlier training saved."""
+        assert self.model.query_encoder is not None
+        return self._differentiable.load_encoder(self.model.query_encoder.runtime)
+
+    def embed_passages(self, encoder: TextEncoder, file: Path) -> None:
+        """Write the vectors `[passages, dimension]` that an encoder gives all passages as it is now
+        to a file of NumPy's, which is there when it is whole."""
+        self._differentiable.embed(self.passages, encoder, file)
+
+    def reindex(self, vectors: np.ndarray) -> None:
+        """Search among other vectors `[passages, dimension]` of the same passages from now on."""
+        self.searcher = self._differentiable.reindex(self.searcher, vectors)
+
+    @property
+    def _differentiable(self) -> Any:
+        if not self.retriever.differentiable:
+            raise TypeError(f"{type(self.retriever).__name__} has no passage encoder to be trained")
+        return self.retriever
 
     @property
     def reranking(self) -> Any:

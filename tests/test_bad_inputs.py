@@ -367,6 +367,22 @@ COMMAND_LINES: list[tuple[str, list[str], list[str]]] = [
         ],
     ),
     (
+        "passages encoded anew without vectors",
+        ["retriever=hybrid", "model=rag_token", "trainer=end_to_end"],
+        [
+            (
+                "trainer: EndToEnd trains the query encoder through p(z|x), which retriever "
+                "Hybrid does not allow; legal: a retriever that searches by vector without a "
+                "reranker (retriever=dense), or trainer=supervised"
+            )
+        ],
+    ),
+    (
+        "an index that is never made anew",
+        ["retriever=dense", "model=rag_token", "trainer=end_to_end", "trainer.refresh_steps=0"],
+        ["trainer.refresh_steps: 0 must be greater than or equal to 1"],
+    ),
+    (
         "more distractors than passages",
         ["trainer=raft", "trainer.distractors=9", "retriever.top_k=3"],
         [

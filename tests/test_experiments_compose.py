@@ -27,6 +27,7 @@ COMPANIONS = {
         "data.passages={folder}/passages.jsonl",
     ],
     "trainer=joint": ["retriever=dense"],
+    "trainer=end_to_end": ["retriever=dense"],
     "trainer=contrastive": ["retriever=dense"],
     "trainer=distill": ["retriever=dense"],
     "trainer=reranker": ["retriever/reranker=bi_encoder"],

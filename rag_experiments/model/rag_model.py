@@ -85,6 +85,9 @@ class RagModel(nn.Module):
         self.query_encoder_changed = False
         """Whether the query encoder's weights are other than the pretrained ones."""
         self.train_query_encoder(False)
+        self.passage_encoder: TextEncoder | None = None
+        """Encoder of passages, where it is trained with the rest; else the retriever's alone."""
+        self.passage_network: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +98,12 @@ class RagModel(nn.Module):
         if self.query_network is not None:
             self.query_network.requires_grad_(trained)
             self.query_encoder_changed |= trained
+
+    def train_passage_encoder(self, encoder: TextEncoder) -> None:
+        """Take in an encoder of passages, to be trained and saved with the rest."""
+        self.passage_encoder = encoder
+        self.passage_network = encoder.network
+        self.passage_network.requires_grad_(True)
 
     # -- batches -------------------------------------------------------------------------
 
@@ -397,11 +406,13 @@ class RagModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Save what training may have changed: the generator (adapters alone, where there are
-        some) with its tokenizer, and the query encoder if it was trained."""
+        some) with its tokenizer, and the encoders of questions and passages that were trained."""
         self.generator.save(folder / "generator")
         trained = self.query_encoder is not None and self.query_encoder_changed
         if self.query_encoder is not None and trained:
             self.query_encoder.save(folder / "query_encoder")
+        if self.passage_encoder is not None:
+            self.passage_encoder.save(folder / "passage_encoder")
         (folder / "model.json").write_text(
             json.dumps({"model": type(self).__name__, "query_encoder_trained": trained}) + "\n"
         )
@@ -412,14 +423,17 @@ class RagModel(nn.Module):
         The model is of no use then.
         """
         self.generator.release()
-        if self.query_encoder is not None:
-            self.query_encoder.release()
+        for encoder in (self.query_encoder, self.passage_encoder):
+            if encoder is not None:
+                encoder.release()
 
     def load_trained(self, folder: Path) -> None:
         """Take over, in place, the weights that `save` wrote."""
         load_weights(self.generator.network, folder / "generator")
         if self.query_encoder is not None and (folder / "query_encoder").is_dir():
             self.query_encoder.load_weights(folder / "query_encoder")
+        if self.passage_encoder is not None:
+            self.passage_encoder.load_weights(folder / "passage_encoder")
 
 
 class RagTokenModel(RagModel):

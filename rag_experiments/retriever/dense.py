@@ -12,8 +12,10 @@ from rag_experiments.retriever.index import Flat, Hnsw, IvfPq
 from rag_experiments.retriever.reranker import RerankedRetriever
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
+    from rag_experiments.encoder import TextEncoder
     from rag_experiments.retriever.dense_search import DenseSearcher
 
 
@@ -94,3 +96,23 @@ class Dense(RerankedRetriever):
             self.index.refine_factor,
             fingerprint_passages(passages),
         )
+
+    def load_encoder(self, runtime: Runtime) -> TextEncoder:
+        """The passage encoder, ready to be trained."""
+        encoder = self.encoder.load(runtime)
+        encoder.thaw()
+        return encoder
+
+    def embed(self, passages: Dataset, encoder: TextEncoder, file: Path) -> None:
+        """Write the vectors that an encoder in training gives passages to a file of NumPy's; the
+        store stays as it is."""
+        from rag_experiments.retriever.embeddings import write_vectors
+
+        write_vectors(passages, self.encoder, encoder, file)
+
+    def reindex(self, searcher: Searcher, vectors: np.ndarray) -> DenseSearcher:
+        """Searcher of the same passages by other vectors `[passages, dimension]`."""
+        from rag_experiments.retriever.dense_search import DenseSearcher
+
+        assert isinstance(searcher, DenseSearcher)
+        return searcher.replace_vectors(vectors, self.index.build(vectors))

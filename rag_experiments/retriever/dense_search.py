@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -153,6 +154,12 @@ class DenseSearcher:
     def vectors(self, passage_ids: Sequence[str]) -> np.ndarray:
         """Vectors `[n, dimension]` float32 of n passages, in their order."""
         return np.asarray(self._vectors[self._rows.find(passage_ids)], dtype=np.float32)
+
+    def replace_vectors(self, vectors: np.ndarray, index: Any) -> DenseSearcher:
+        """Searcher of the same passages by other vectors [passages, dimension] and their index."""
+        other = copy(self)
+        other._vectors, other.index = vectors, index
+        return other
 
     def save(self, folder: Path) -> None:
         """Write vectors and index (an exact index is its vectors)."""

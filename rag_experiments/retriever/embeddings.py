@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rag_experiments.contracts import Runtime
-from rag_experiments.retriever.base import fingerprint_shards, join_title
+from rag_experiments.retriever.base import fingerprint_shards
 from rag_experiments.retriever.estimate import SAMPLE, Work, announce
 from rag_experiments.retriever.index import Flat
 from rag_experiments.runtime.disk import write_whole
@@ -30,6 +30,7 @@ from rag_experiments.store.keys import Key, describe, libraries, make_key
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from rag_experiments.encoder import TextEncoder
     from rag_experiments.retriever.encoder import Encoder
     from rag_experiments.retriever.index import Hnsw, IvfPq
 
@@ -93,13 +94,13 @@ def embed_passages(
             )
             step = max(1, len(passages) // SAMPLE)
             sample = passages.select(range(0, len(passages), step)[:SAMPLE])
-            texts = _PassageTexts(sample, encoder.title_separator)
+            texts = _PassageTexts(sample, encoder)
             size = encoder.batch_size
             announce(work, index or Flat(), folder.parents[2], text_encoder, texts, size)
             for number, own in rows.items():
                 vectors = _take(elsewhere, names[number])
                 if vectors is None:
-                    texts = _PassageTexts(passages.select(own), encoder.title_separator)
+                    texts = _PassageTexts(passages.select(own), encoder)
                     place = f", shard {number + 1} of {len(names)}" if len(names) > 1 else ""
                     vectors = text_encoder.encode(texts, size, f"embedding passages{place}")
                 file.append(names[number], vectors)
@@ -107,6 +108,20 @@ def embed_passages(
 
     folder = store.folder(key, make, resumable=True)
     return Embeddings(np.load(folder / _FILE, mmap_mode="r"), fingerprint, key)
+
+
+def write_vectors(
+    passages: Dataset, encoder: Encoder, text_encoder: TextEncoder, file: Path
+) -> None:
+    """Write the vectors `[passages, dimension]` float32 that an encoder in training gives passages
+    as it is now, to a file apart from the store, which is there when it is whole."""
+    partial = file.with_name(f".{file.name}.partial")
+    shape = (len(passages), text_encoder.dimension)
+    vectors = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+    texts = _PassageTexts(passages, encoder)
+    text_encoder.encode(texts, encoder.batch_size, "embedding passages anew", vectors)
+    vectors.flush()
+    partial.replace(file)
 
 
 def embeddings_key(passages: str, encoder: Encoder, runtime: Runtime) -> Key:
@@ -204,9 +219,9 @@ def _bytes(vectors: np.ndarray) -> memoryview:
 class _PassageTexts(Sequence[str]):
     """Texts of passages, read in slices, so that they never are in memory all at once."""
 
-    def __init__(self, passages: Dataset, separator: str):
+    def __init__(self, passages: Dataset, encoder: Encoder):
         self.passages = passages
-        self.separator = separator
+        self.encoder = encoder
 
     def __len__(self) -> int:
         return len(self.passages)
@@ -214,8 +229,8 @@ class _PassageTexts(Sequence[str]):
     def __getitem__(self, key: Any) -> Any:
         rows = self.passages[key]
         if isinstance(key, int):
-            return join_title(rows["title"], rows["text"], self.separator)
+            return self.encoder.read(rows["title"], rows["text"])
         return [
-            join_title(title, text, self.separator)
+            self.encoder.read(title, text)
             for title, text in zip(rows["title"], rows["text"], strict=True)
         ]

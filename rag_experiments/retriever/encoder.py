@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rag_experiments import weights as weights_module
 from rag_experiments.contracts import Option, Runtime
+from rag_experiments.retriever.base import join_title
 
 if TYPE_CHECKING:
     from rag_experiments.encoder import TextEncoder
@@ -52,6 +53,10 @@ class Encoder(Option):
             place="retriever.encoder",
             frozen=True,
         )
+
+    def read(self, title: str, text: str) -> str:
+        """What is read of a passage."""
+        return join_title(title, text, self.title_separator)
 
     def weight_problems(self, runtime: Runtime) -> list[str]:
         """What does not fit the weights, one line each; reads their config.json only."""
