@@ -77,6 +77,10 @@ RUNS = {
         *("data=bio_qa", "model=rag_sequence", "retriever=dense", "trainer=distill"),
         *("retriever/encoder=tiny", "model/query_encoder=tiny"),
     ],
+    "end_to_end": [
+        *("data=bio_qa", "model=rag_sequence", "retriever=dense", "trainer=end_to_end"),
+        *("retriever/encoder=tiny", "model/query_encoder=tiny"),
+    ],
     "ivf_pq": [
         *("retriever=dense", "retriever/index=ivf_pq", "retriever/reranker=bi_encoder"),
         "trainer=reranker",
