@@ -37,9 +37,10 @@ from rag_experiments.trainer.end_to_end import EndToEnd
 from rag_experiments.trainer.end_to_end_loop import (
     VECTORS,
     EndToEndLoop,
+    EndToEndModel,
     share_changed,
 )
-from rag_experiments.trainer.loop import Checkpoints, _arguments
+from rag_experiments.trainer.loop import Checkpoints, SearchingModel, _arguments
 
 PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
 TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
@@ -283,6 +284,20 @@ def test_loss_and_gradients_are_those_of_the_formula(kind, space, make_exact):
         for n, p in own.items():
             p.data += 1e-6 * ways[n]
         assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(slope, rel=1e-4), part
+
+
+@pytest.mark.parametrize("kind", [SearchingModel, EndToEndModel])
+def test_a_question_that_no_passage_may_answer_is_read_alone(kind, make_training):
+    training = make_training()
+    make_loop(training)
+    model = training.model.eval()
+    alone = replace(QUESTIONS[2], within="none")
+    found = kind(training).eval()([alone])["loss"]
+    expected = model(**model.collate([Example(alone)]))["loss"]
+    assert found.isfinite()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    beside = kind(training).eval()([alone, QUESTIONS[0]])["loss"]
+    assert beside.isfinite()
 
 
 def test_scores_of_mixed_precision_are_not_rounded(make_training):

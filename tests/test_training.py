@@ -225,13 +225,9 @@ def test_checkpoints_take_a_twentieth_of_the_time_at_most(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("trainer", "moved_parts"),
-    [("joint", ["query_encoder"]), ("end_to_end", ["query_encoder", "passage_encoder"])],
-)
-def test_two_processes_train_as_one_run(trainer, moved_parts, tmp_path, lay_store, monkeypatch):
-    """Training of encoders, which both processes have to move alike: with half the batch each, to
-    where one process comes (a batch's loss is that of a token, so answers are as long)."""
+def test_two_processes_train_as_one_run(tmp_path, lay_store, monkeypatch):
+    """Joint training, whose query encoder both processes have to move alike: with half the batch
+    each, to where one process comes (a batch's loss is that of a token, so answers are as long)."""
     rows = {"passages": [{"id": f"p{n}", "text": f"Word {n} means {n * n}."} for n in range(8)]}
     for split, count in (("train", 8), ("validation", 2), ("test", 2)):
         rows[split] = [
@@ -257,7 +253,6 @@ def test_two_processes_train_as_one_run(trainer, moved_parts, tmp_path, lay_stor
         "precision=float32",
         "data=folder",
         "data.path=../data",
-        f"trainer={trainer}",
     ]
     line += ["metrics=question_answering", "task.max_answer_tokens=4"]
     line += ["retriever.temperature=0.1"]  # a smaller one, as it is fitted, multiplies rounding
@@ -311,18 +306,17 @@ def test_two_processes_train_as_one_run(trainer, moved_parts, tmp_path, lay_stor
 
     from safetensors.torch import load_file
 
-    for part in moved_parts:
-        folders = (one / "model" / part, two / "model" / part)
-        begun, *ended_at = (
-            torch.cat([tensor.flatten() for _, tensor in sorted(load_file(file).items())])
-            for file in (
-                together / "outputs/cache/weights/random-bert/model.safetensors",
-                *(folder / "model.safetensors" for folder in folders),
-            )
+    folders = (one / "model/query_encoder", two / "model/query_encoder")
+    begun, *ended_at = (
+        torch.cat([tensor.flatten() for _, tensor in sorted(load_file(file).items())])
+        for file in (
+            together / "outputs/cache/weights/random-bert/model.safetensors",
+            *(folder / "model.safetensors" for folder in folders),
         )
-        moved, apart = ended_at[0] - begun, ended_at[0] - ended_at[1]
-        assert moved.norm() > 0
-        # Adam makes a whole step of what rounding left of a gradient of zero, as most of a random
-        # encoder's are nearly: 0.4 was seen. Moved by halves of the data, they would be as far
-        # apart as from the start.
-        assert apart.norm() < 0.7 * moved.norm()
+    )
+    moved, apart = ended_at[0] - begun, ended_at[0] - ended_at[1]
+    assert moved.norm() > 0
+    # Adam makes a whole step of what rounding left of a gradient of zero, as most of a random
+    # encoder's are nearly: 0.4 was seen. Moved by halves of the data, they would be as far apart as
+    # from the start.
+    assert apart.norm() < 0.7 * moved.norm()

@@ -162,9 +162,11 @@ class SearchingModel(nn.Module):
         vectors = self.passage_vectors(examples)
         with torch.autocast(queries.device.type, enabled=False):  # 16 bits would even scores out
             for own, query in zip(vectors, queries, strict=True):
+                if len(own) == 0:  # there is one prompt all the same, and it is sure
+                    rows.append(query.new_zeros(1))
+                    continue
                 scores = own.to(query) @ query / self.retrieve.temperature
-                # Without passages there is one prompt all the same, and it is sure.
-                rows.append(torch.log_softmax(scores, dim=0) if len(own) else query.new_zeros(1))
+                rows.append(torch.log_softmax(scores, dim=0))
             return pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
 
     def passage_vectors(self, examples: Sequence[Example]) -> list[Tensor]:
