@@ -153,7 +153,7 @@ class IvfPq(_Index):
     """Clusters; null: four times the square root of the number of passages, which have to be 40
     for each at least."""
 
-    nprobe: Annotated[int, Field(ge=1)] = 16
+    nprobe: Annotated[int, Field(ge=1)] = 64
     """Clusters that a search looks into."""
 
     m: Annotated[int, Field(ge=1)] = 48
