@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever
-from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +42,8 @@ class GoldSearcher:
     """Searcher that returns the passages that a question names."""
 
     def __init__(self, passages: Dataset):
+        from rag_experiments.retriever.passage_rows import PassageRows
+
         self.rows = PassageRows(passages)
 
     def search(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rag_experiments.contracts import Hit, Question, Runtime, Searcher
 from rag_experiments.retriever.base import BaseRetriever
-from rag_experiments.retriever.passage_rows import PassageRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +43,7 @@ class LeadSearcher:
 
     def __init__(self, passages: Dataset):
         from rag_experiments.retriever.documents import DocumentRows
+        from rag_experiments.retriever.passage_rows import PassageRows
 
         self.rows = PassageRows(passages)
         self.documents = DocumentRows(passages)
