@@ -24,6 +24,11 @@ IN_MEMORY = 1 << 24
 """Bytes of passages up to which no file is made for them."""
 
 
+def join_content(title: str, text: str) -> str:
+    """One text for a passage's content, which no other title and text make."""
+    return f"{len(title)} {title}{text}"
+
+
 class StoredPassages(Sequence[Passage]):
     """Passages that a `PassageWriter` wrote, read where they are."""
 

@@ -23,7 +23,7 @@ from rag_experiments.contracts import (
 )
 from rag_experiments.data import chunking
 from rag_experiments.data.gold import match_answers
-from rag_experiments.data.passages import StoredPassages, write_passages
+from rag_experiments.data.passages import StoredPassages, join_content, write_passages
 from rag_experiments.data.problems import number, quote
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.functional.first_places import FirstPlaces
@@ -252,7 +252,7 @@ class _Steps:
                     title, text = normalize(title), normalize_long(text, preparation.chunk)
                 if preparation.deduplicate:
                     plain = (normalize(title), normalize(text)) if kept_as_is else (title, text)
-                    first = contents.add(f"{len(plain[0])} {plain[0]}{plain[1]}", row)
+                    first = contents.add(join_content(*plain), row)
                     if first is not None:
                         if passage.id in asked:
                             merged[passage.id] = first

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rag_experiments.contracts import Option, Passage, Question
 from rag_experiments.data.fields import Fields, hash_text
-from rag_experiments.data.passages import PassageWriter
+from rag_experiments.data.passages import PassageWriter, join_content
 from rag_experiments.data.problems import Problems, number, quote
 from rag_experiments.data.tables import Table
 from rag_experiments.functional.first_places import FirstPlaces
@@ -96,8 +96,7 @@ class Contexts:
 
     def add(self, passage: Passage) -> str:
         """Take a passage; return its id, or that of the first with the same title and text."""
-        content = f"{len(passage.title)} {passage.title}{passage.text}"
-        first = self.contents.add(content, len(self.ids))
+        first = self.contents.add(join_content(passage.title, passage.text), len(self.ids))
         if first is not None:
             return self.ids[first]
         self.writer.add(passage.id, passage.title, passage.text)
