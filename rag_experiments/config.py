@@ -471,7 +471,7 @@ def conflicts(rooms: Mapping[str, Any]) -> list[str]:
     trainer, retriever, model = (rooms.get(name) for name in ("trainer", "retriever", "model"))
     trained: frozenset[str] = getattr(trainer, "trains", frozenset())
     if "query_encoder" in trained:
-        alone = "generator" not in trained
+        alone = contracts.ranks_alone(trained)
         if alone and retriever is not None and not retriever.uses_query_vectors:
             problems.append(
                 f"trainer: {_name(trainer)} trains the query encoder, which retriever "

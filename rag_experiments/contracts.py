@@ -6,7 +6,7 @@ checked before anything heavy is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 Part = Literal["generator", "query_encoder", "passage_encoder", "reranker"]
 """What training can change."""
+
+
+def ranks_alone(trains: Collection[str]) -> bool:
+    """Whether a training that changes these parts changes only what ranks passages: it is validated
+    by their ranks, and no question is answered meanwhile."""
+    return bool(trains) and "generator" not in trains
 
 
 class UserError(Exception):

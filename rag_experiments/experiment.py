@@ -30,6 +30,7 @@ from rag_experiments.contracts import (
     Trainer,
     Training,
     UserError,
+    ranks_alone,
 )
 from rag_experiments.evaluation.results import Results, write_rows
 from rag_experiments.evaluation.retrieval import score_retrieval
@@ -344,11 +345,11 @@ def train(
         examples = pipeline.read_hits(data.train, train_hits)
 
     trainer: Any = config.trainer
-    ranks_alone = "generator" not in trainer.trains
-    objective = trainer.objective if ranks_alone else config.task.objective
+    by_ranks = ranks_alone(trainer.trains)
+    objective = trainer.objective if by_ranks else config.task.objective
 
     def validate() -> dict[str, float]:
-        if ranks_alone:
+        if by_ranks:
             return score_retrieval(data.validation, pipeline.search(data.validation))
         answers = pipeline.predict(data.validation, validation_hits, progress="validation")
         return score(config, pipeline.fit_label_temperature(answers))
@@ -384,7 +385,7 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
-    if ranks_alone:  # p(z|x) took no part, and its scores are others now
+    if by_ranks:  # p(z|x) took no part, and its scores are others now
         named = "validation" if data.validation else "train"
         pipeline.fit_temperature(getattr(data, named), name=named)
     return result.scores

@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from rag_experiments.config import Run
-from rag_experiments.contracts import UserError
+from rag_experiments.contracts import UserError, ranks_alone
 from rag_experiments.evaluation.retrieval import METRICS
 from rag_experiments.runtime import processes
 from rag_experiments.search import settings, space
@@ -123,7 +123,7 @@ def check_runs(master: DictConfig, runs: Sequence[Run]) -> list[str]:
             f"task.objective: {' and '.join(objectives)} cannot be compared; name one for all runs "
             f"with {PLACE}.objective="
         )
-    ranking = {type(r.trainer).__name__ for r in runs if _ranks_alone(r)}
+    ranking = {type(r.trainer).__name__ for r in runs if ranks_alone(r.trainer.trains)}
     strangers = [name for name in search.names or objectives if name not in RANKS]
     if ranking and strangers:
         origin = "" if search.names else " (task.objective)"
@@ -146,11 +146,6 @@ def check_runs(master: DictConfig, runs: Sequence[Run]) -> list[str]:
             "hydra/sweeper/pruner=none"
         )
     return problems
-
-
-def _ranks_alone(run: Run) -> bool:
-    """Whether a run trains what ranks passages and leaves the generator as it is."""
-    return bool(run.trainer.trains) and "generator" not in run.trainer.trains
 
 
 def _validates(run: Run) -> bool:
