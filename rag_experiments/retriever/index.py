@@ -252,9 +252,9 @@ class IvfPq(_Index):
         # FAISS learns clusters in 10 rounds and codes in 25, and then assigns all vectors to both.
         whole = nlist * (10 * sample + count)
         pieces = self.m * codes * (25 * min(sample, 256 * codes) + count)
-        return whole * measure(
-            dimension, _SAMPLE, _SAMPLE, faiss.METRIC_INNER_PRODUCT
-        ) + pieces * measure(dimension // self.m, 10 * _SAMPLE, codes, faiss.METRIC_L2)
+        a_whole = measure(dimension, _SAMPLE, _SAMPLE, faiss.METRIC_INNER_PRODUCT)
+        a_piece = measure(dimension // self.m, 10 * _SAMPLE, codes, faiss.METRIC_L2)
+        return whole * a_whole + pieces * a_piece
 
     def _sample_size(self, nlist: int) -> int:
         """Vectors that clusters and codes are learnt from, at most."""
