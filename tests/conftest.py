@@ -27,6 +27,16 @@ def _no_hydra_left_over() -> Iterator[None]:
     HydraConfig.instance().cfg = None
 
 
+@pytest.fixture
+def nothing_waits() -> Iterator[None]:
+    """No weights of an earlier test are in memory, and none of this one stay there."""
+    from rag_experiments import resident
+
+    resident.clear()
+    yield
+    resident.clear()
+
+
 @pytest.fixture(scope="session")
 def lay_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
     """Put an empty MLflow store at a path: its tables, which take seconds, are made once and

@@ -1,4 +1,4 @@
-"""The entry called in a test's own process, and small command lines for it."""
+"""The entry, and the other commands, called in a test's own process; small command lines for it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as exit_:
         entry.main()
     return int(exit_.value.code or 0)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *words: str) -> int:
+    """Exit code of a command by its `main`; the first of the words is its name."""
+    monkeypatch.setattr(sys, "argv", list(words))
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any, Any, Any], float]) -> None:

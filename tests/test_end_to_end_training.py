@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from entry_calls import start
+from trainings import TASK, WORDS, Killed, go_on
 
 from rag_experiments import __main__ as entry
-from rag_experiments import add_passages, evaluate, export, resident
+from rag_experiments import add_passages, evaluate, export
 from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Example, Question, Runtime, Training, UserError
 from rag_experiments.encoder import TextEncoder
@@ -31,8 +32,6 @@ from rag_experiments.retriever.bm25 import BM25
 from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.encoder import Encoder
 from rag_experiments.retriever.index import Hnsw
-from rag_experiments.task.prompt import Prompt
-from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer.end_to_end import EndToEnd
 from rag_experiments.trainer.end_to_end_loop import (
     VECTORS,
@@ -42,11 +41,7 @@ from rag_experiments.trainer.end_to_end_loop import (
 )
 from rag_experiments.trainer.loop import Checkpoints, SearchingModel, _arguments
 
-PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
-TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
-
-WORDS = ("yeast", "sugar", "phage", "insulin", "plasmid")
-WORDS += ("ethanol", "ligase", "oxygen", "enzyme", "primer")
+pytestmark = pytest.mark.usefixtures("nothing_waits")
 
 QUESTIONS = tuple(
     Question(f"q{i}", f"What is {word} for?", (f"for {i}",), (f"p{i}",))
@@ -80,13 +75,6 @@ def passages():
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_waits():
-    resident.clear()
-    yield
-    resident.clear()
 
 
 @pytest.fixture
@@ -541,10 +529,6 @@ def test_a_retriever_without_a_passage_encoder_says_so(make_pipeline, passages, 
 # --- Interruptions ----------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    """Stands for the death of the process."""
-
-
 @pytest.fixture
 def every_step_is_kept(monkeypatch):
     """Checkpoints as if they took no time to write, so that most lie between two refreshes."""
@@ -591,15 +575,9 @@ def test_a_training_that_is_cut_short_goes_on_to_the_same_bits(name, make_traini
     result, wanted, vectors, curve = train("whole", 99)
     refreshed = [step for step, values in curve if "train/staleness" in values]
     assert len(refreshed) >= 2
-    attempts = 0
-    while True:
-        try:  # each attempt gets a few points further than the checkpoint before
-            again, found, others, last = train("cut", 3)
-            break
-        except Killed:
-            attempts += 1
-            assert attempts < 20
-    assert attempts >= 2
+    # Each attempt gets a few points further than the checkpoint before.
+    (again, found, others, last), killed = go_on(lambda _: train("cut", 3))
+    assert killed >= 2
     assert again == result
     assert same(found, wanted)
     assert np.array_equal(others, vectors)
@@ -686,15 +664,6 @@ LINE = [
     "device=cpu",
     "precision=float32",
 ]
-
-
-def start(patch, main, *words):
-    patch.setattr(sys, "argv", list(words))
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

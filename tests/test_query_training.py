@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cut_trainings import train_whole_and_cut
 from pydantic import ValidationError
+from trainings import TASK, WORDS, train_whole_and_cut
 
 from rag_experiments import __main__ as entry
 from rag_experiments.composition.composer import Composer
@@ -33,15 +33,9 @@ from rag_experiments.model.generator import Generator
 from rag_experiments.model.query_encoder import QueryEncoder
 from rag_experiments.model.rag_sequence import RagSequence
 from rag_experiments.model.rag_token import RagToken
-from rag_experiments.task.prompt import Prompt
-from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer.contrastive import Contrastive
 from rag_experiments.trainer.distill import Distill
 from rag_experiments.trainer.ranking_loop import Contrast, ContrastiveModel, Ranker, mine
-
-PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
-TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
-
 
 # --- Losses -----------------------------------------------------------------------------------
 
@@ -157,10 +151,6 @@ class Shelf:
 
     def passage_vectors(self, passage_ids):
         return np.stack([self.rows[name] for name in passage_ids])
-
-
-WORDS = ("yeast", "sugar", "phage", "insulin", "plasmid")
-WORDS += ("ethanol", "ligase", "oxygen", "enzyme", "primer")
 
 
 @pytest.fixture

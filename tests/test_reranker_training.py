@@ -11,11 +11,10 @@ from functools import partial
 
 import pytest
 import torch
-from cut_trainings import train_whole_and_cut
 from datasets import Dataset
+from trainings import TASK, WORDS, train_whole_and_cut
 
 from rag_experiments import __main__ as entry
-from rag_experiments import resident
 from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Example, PreparedData, Question, Runtime, Training, UserError
 from rag_experiments.encoder import TextEncoder
@@ -29,17 +28,11 @@ from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.encoder import Encoder
 from rag_experiments.retriever.iterative import Iterative
 from rag_experiments.retriever.reranker import BiEncoder, CrossEncoder
-from rag_experiments.task.prompt import Prompt
-from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer.ranking_loop import Contrast, RerankerLoop, RerankerModel
 from rag_experiments.trainer.reranker import Reranker
 from rag_experiments.weights import resolve
 
-PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
-TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
-
-WORDS = ("yeast", "sugar", "phage", "insulin", "plasmid")
-WORDS += ("ethanol", "ligase", "oxygen", "enzyme", "primer")
+pytestmark = pytest.mark.usefixtures("nothing_waits")
 
 QUESTIONS = tuple(
     Question(f"q{i}", f"Notes about {word}?", (f"answer {i}",), (f"p{(i + 3) % len(WORDS)}",))
@@ -100,13 +93,6 @@ def make_reranker(classifier):
         return BiEncoder(weights="random:bert", max_length=64)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _nothing_waits():
-    resident.clear()
-    yield
-    resident.clear()
 
 
 @pytest.fixture

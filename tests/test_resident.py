@@ -13,6 +13,8 @@ from rag_experiments.contracts import Runtime
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.retriever.encoder import Encoder
 
+pytestmark = pytest.mark.usefixtures("nothing_waits")
+
 WHOLE = Generator(weights="random:llama", kind="causal")
 ADAPTED = Generator(weights="random:llama", kind="causal", adapter=Lora(rank=4, last_layers=1))
 SEQ2SEQ = Generator(weights="random:t5", kind="encoder_decoder", adapter=Lora(rank=4))
@@ -21,13 +23,6 @@ SEQ2SEQ = Generator(weights="random:t5", kind="encoder_decoder", adapter=Lora(ra
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_waits():
-    resident.clear()
-    yield
-    resident.clear()
 
 
 def load(option, runtime):

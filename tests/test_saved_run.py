@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entry_calls import start
 from omegaconf import OmegaConf
 from servers import answers, free_port, serving, wait_for
 
@@ -68,15 +69,6 @@ def copy(run, tmp_path):
     """A copy of the saved model that a test may change."""
     shutil.copytree(run / "model", tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def start(patch: pytest.MonkeyPatch, main: Any, *words: str) -> int:
-    patch.setattr(sys, "argv", list(words))
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

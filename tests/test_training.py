@@ -12,22 +12,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cut_trainings import Killed
+from trainings import TASK, Killed, go_on
 
 from rag_experiments import __main__ as entry
 from rag_experiments.contracts import Example, Passage, Question, Runtime, Training, UserError
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.query_encoder import QueryEncoder
 from rag_experiments.model.rag_token import RagToken
-from rag_experiments.task.prompt import Prompt
-from rag_experiments.task.question_answering import QuestionAnswering
 from rag_experiments.trainer import loop
 from rag_experiments.trainer.joint import Joint
 from rag_experiments.trainer.loop import JointLoop, _arguments, find_checkpoint
 from rag_experiments.trainer.supervised import Supervised
-
-PROMPT = Prompt(template="{context}\n{question}", closed_book="{question}")
-TASK = QuestionAnswering(prompt=PROMPT, max_answer_tokens=4)
 
 
 @pytest.fixture
@@ -165,17 +160,15 @@ def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(start, name):
     trainer, scores = TRAINERS[name], [0.1 * i for i in range(7)]
     result, weights, curves = start("whole", trainer, scores)
     assert len(curves) >= 6
-    attempts = 0
-    while True:
-        # Each attempt gets two points, or one validation, further than the checkpoint.
-        by_points = attempts % 2 or trainer.eval_strategy == "no"
+
+    def attempt(number):
+        # Each gets two points, or one validation, further than the checkpoint.
+        by_points = number % 2 or trainer.eval_strategy == "no"
         limit = {"points": 2} if by_points else {"validations": 1}
-        try:
-            again, found, last = start("cut", trainer, scores, **limit)
-            break
-        except Killed:
-            attempts += 1
-    assert attempts >= 1
+        return start("cut", trainer, scores, **limit)
+
+    (again, found, last), killed = go_on(attempt)
+    assert killed >= 1
     assert again == result
     assert all(torch.equal(found[n], weights[n]) for n in weights)
     assert last == curves[len(curves) - len(last) :]
