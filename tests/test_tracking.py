@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rag_experiments.tracking.none import NoTracking
 from rag_experiments.tracking.traces import Traced
 
 SECRET = "do-not-record-me"
+ANSWERED = Traced(Prediction("q1", "Who?", "Ada", ("Ada",)), ("Who?",), {"f1": 1.0}, {})
 
 
 def raw(**changes: Any) -> Any:
@@ -327,6 +329,7 @@ def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded
         for step in (2, 3):
             run.log_metrics({"train/loss": 1 / step}, step)
         run.log_predictions([{"id": "q1", "answers": ("a", "b")}])
+        run.log_traces([asdict(ANSWERED)])
         run.log_model(folder / "model", "model")
         assert run.url == ""
     assert "the run goes on, but tracking does not take its records" in caplog.text
@@ -347,6 +350,7 @@ def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert json.loads(artifact("predictions.json").read_text())["data"] == [["q1", ["a", "b"]]]
     assert artifact("adapter.bin").read_bytes() == b"1234"
+    assert TracedRun(Mlflow().address, found.info.run_id, "1").questions == {"q1"}
     assert sorted(path.name for path in folder.iterdir()) == [".hydra", "model"]
     with pytest.raises(SystemExit, match="2"):
         upload.main()
@@ -364,6 +368,7 @@ def test_a_run_that_starts_without_its_server_is_recorded_whole_later(
     def fail() -> None:
         with Mlflow(uri=gone["uri"]).start(config, folder, "one", sweep="s") as run:
             run.tag("gold_source", "annotated")
+            run.log_traces([asdict(ANSWERED)])
             raise ValueError("boom")
 
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="boom"):
@@ -382,6 +387,15 @@ def test_a_run_that_starts_without_its_server_is_recorded_whole_later(
     assert found.data.tags["sweep"] == "s"
     assert found.data.tags["gold_source"] == "annotated"
     assert found.data.params["seed"] == "1"
+    assert TracedRun(Mlflow().address, found.info.run_id, "1").questions == {"q1"}
+
+
+def test_traces_are_kept_for_a_server_that_went_away(client, no_proxy, tmp_path):
+    with Mlflow().start(raw(), tmp_path / "run") as run:
+        run._recorder.store = Mlflow(uri="http://127.0.0.1:9")
+        run.log_traces([asdict(ANSWERED)])
+        assert "nothing answers" in run.reason
+    assert TracedRun(Mlflow().address, run.run_id, "1").questions == {"q1"}
 
 
 def test_a_short_lock_leaves_nothing_to_upload(client, tmp_path, monkeypatch, caplog):
@@ -449,13 +463,12 @@ with Mlflow().start(OmegaConf.create({"seed": int(sys.argv[1])}), Path("x")) as 
 
 
 def test_runs_with_the_same_seed_keep_their_own_traces(client, tmp_path):
-    answered = [Traced(Prediction("q1", "Who?", "Ada", ("Ada",)), ("Who?",), {"f1": 1.0}, {})]
     numbers = []
     for name in ("a", "b"):
         random.seed(13)  # as each run does
         with Mlflow().start(raw(), tmp_path / name) as recorder:
             numbers.append(recorder.run_id)
-            recorder.log_traces(answered)
+            recorder.log_traces([asdict(ANSWERED)])
     for number in numbers:
         assert TracedRun(Mlflow().address, number, "1").questions == {"q1"}
 

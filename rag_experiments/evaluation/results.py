@@ -182,7 +182,7 @@ class Results:
             prompts = pipeline.prompts(self.data.test[row], prediction.passage_ids)
             own = {name: column[prediction.id] for name, column in scores.items()}
             notes = {"stage": stage, **({"bin": bins[row]} if bins else {})}
-            traced.append(Traced(prediction, prompts, own, notes))
+            traced.append(asdict(Traced(prediction, prompts, own, notes)))
         self.recorder.log_traces(traced)
 
     def _write_metrics(self) -> None:

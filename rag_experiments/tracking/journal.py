@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Kept:
         """Why the store took no more; empty: it has all."""
 
         self.traces = traces
-        """Test questions that `log_traces` is to be given."""
+        """Test questions that traces are wanted of, at most."""
 
         self._journal = journal
         self._facts = dict(facts)
@@ -93,11 +93,6 @@ class Kept:
     def ui_command(self) -> str:
         """Command that starts the UI."""
         return "" if self.reason else str(self._recorder.ui_command)
-
-    def log_traces(self, answered: Sequence[Any]) -> None:
-        """Record traces, unless the store is gone: what they show is in the run's folder too."""
-        if not self.reason:
-            self._recorder.log_traces(answered)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from rag_experiments.tracking.traces import Traced
-
 log = logging.getLogger(__name__)
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -465,14 +463,15 @@ class MlflowRecorder(Recorder):
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
-    def log_traces(self, answered: Sequence[Traced]) -> None:
+    def log_traces(self, rows: Sequence[Mapping[str, Any]]) -> None:
         from rag_experiments.tracking import traces
 
+        # Else each would be tried for minutes; it answered before, so it may be busy.
+        self.store._require_answer(seconds=60)
         try:
-            # Else each would be tried for minutes; it answered before, so it may be busy.
-            self.store._require_answer(seconds=60)
+            answered = traces.read(rows)
             traces.log_traces(self.store.address, self._experiment, self.run_id, answered)
-        except Exception as error:  # they show what is in the run's folder as well
+        except Exception as error:  # a store can be without traces, and they repeat the folder
             reason = mask(" ".join(str(error).split()))[:200]
             log.warning("no traces of this run: %s: %s", type(error).__name__, reason)
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rag_experiments.tracking.traces import Traced
+from typing import Any
 
 
 class Recorder:
@@ -46,5 +43,5 @@ class Recorder:
     def log_model(self, folder: Path, name: str) -> None:
         """Record a saved model, with all that is in its folder, as one that can be served."""
 
-    def log_traces(self, answered: Sequence[Traced]) -> None:
-        """Record what the model saw when it answered questions."""
+    def log_traces(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record what the model saw when it answered questions; a row is a `Traced` as a dict."""

@@ -34,35 +34,49 @@ class Traced:
     """Tags to search by, e.g. the error bin."""
 
 
+def read(rows: Sequence[Mapping[str, Any]]) -> list[Traced]:
+    """Traced answers that `dataclasses.asdict` made plain, as a journal keeps them."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[Traced]).validate_python(rows)
+
+
 def log_traces(uri: str, experiment: str, run_id: str, answered: Sequence[Traced]) -> None:
     """Write a trace for each answered question to a store, and link it to its run.
 
     A trace has the retrieved passages, the prompts and the answer as spans, the tag `question_id`,
     the accepted answers as an expectation, and the scores as feedback. They were not timed when
-    they were answered, so durations mean nothing. Raises RuntimeError where some are not stored.
+    they were answered, so durations mean nothing. What the store has already is not written twice.
+    Raises RuntimeError where some are not stored.
     """
-    from mlflow import MlflowClient
-
     # At once, not by a thread that may still write when the process ends.
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    left = list(answered)
-    for _ in range(ATTEMPTS):
-        with use_store(uri), _unseeded():
-            for each in left:
-                _log_trace(experiment, run_id, each)
-            # Inside, since spans may be artifacts: of a server that is slow to say its version.
-            whole, broken = set(), []
-            for trace in search_traces(uri, experiment, run_id, include_spans=True):
-                if {span.name for span in trace.data.spans} >= SPANS:
-                    whole.add(trace.info.tags.get(QUESTION))
-                else:
-                    broken.append(trace.info.trace_id)
-        if broken:
-            MlflowClient(uri).delete_traces(experiment, trace_ids=broken)
-        left = [each for each in left if each.prediction.id not in whole]
+    for attempt in range(ATTEMPTS + 1):
+        stored = _stored(uri, experiment, run_id)
+        left = [each for each in answered if each.prediction.id not in stored]
         if not left:
             return
+        if attempt < ATTEMPTS:
+            with use_store(uri), _unseeded():
+                for each in left:
+                    _log_trace(experiment, run_id, each)
     raise RuntimeError(f"{len(left)} of {len(answered)} were not stored")
+
+
+def _stored(uri: str, experiment: str, run_id: str) -> set[str]:
+    """Ids of the questions whose traces a store has whole; what it has in part is deleted."""
+    from mlflow import MlflowClient
+
+    whole, broken = set(), []
+    with use_store(uri):  # spans may be artifacts: of a server that is slow to say its version
+        for trace in search_traces(uri, experiment, run_id, include_spans=True):
+            if {span.name for span in trace.data.spans} >= SPANS:
+                whole.add(trace.info.tags.get(QUESTION, ""))
+            else:
+                broken.append(trace.info.trace_id)
+    if broken:
+        MlflowClient(uri).delete_traces(experiment, trace_ids=broken)
+    return whole
 
 
 @contextmanager
