@@ -3,8 +3,9 @@
     python tests/benchmarks/ranks.py "retriever=bm25" "retriever=iterative" --with data=bio_qa
 
 Every line after the first is compared with it on the same questions: the difference with its 95%
-bootstrap interval. A line may train what ranks passages (trainer=contrastive, trainer=reranker);
-the best checkpoint is chosen on validation questions, as in a run.
+bootstrap interval. A line may train what ranks passages (trainer=contrastive, trainer=reranker,
+trainer=joint with a generator); the best checkpoint is chosen on validation questions, as in a run.
+With several --seeds a question counts with the mean of its scores.
 """
 
 from __future__ import annotations
@@ -30,15 +31,14 @@ FIXED = ["model/generator=tiny_causal", "tracking=none"]
 """The generator has no part in it, unless it teaches: then it is chosen in the line."""
 
 
-def measure(line: str, splits: list[str]) -> tuple[dict[str, np.ndarray], float]:
-    """Scores [n] of the questions by metric, and seconds."""
+def measure(line: str, splits: list[str]) -> dict[str, np.ndarray]:
+    """Scores [n] of the questions by metric."""
     words = line.split()
     fixed = [word for word in FIXED if word.partition("=")[0] not in line]
     if not any(word.startswith("trainer=") for word in words):
         fixed.append("trainer=frozen")
     GlobalHydra.instance().clear()
     (run,) = Composer().plan([*fixed, *words]).jobs
-    start = time.perf_counter()
     runtime = reproducibility.resolve_runtime(run.cache_dir, run.device, run.precision, run.seed)
     data = experiment.load_data(run, Stages(run, runtime))
     experiment.check_data(run, data, runtime)
@@ -53,8 +53,7 @@ def measure(line: str, splits: list[str]) -> tuple[dict[str, np.ndarray], float]
             experiment.train(run, data, pipeline, (None, None), runtime, recorder, Path(output))
     questions = [q for split in splits for q in getattr(data, split) if q.passage_ids]
     found = as_predictions(questions, pipeline.search(questions))
-    scores = {m.name: np.array([m.score(prediction) for prediction in found]) for m in METRICS}
-    return scores, time.perf_counter() - start
+    return {m.name: np.array([m.score(prediction) for prediction in found]) for m in METRICS}
 
 
 def show(values: np.ndarray, sign: str = "") -> str:
@@ -68,14 +67,20 @@ def main() -> None:
     parser.add_argument("lines", nargs="+")
     parser.add_argument("--with", nargs="+", default=[], help="overrides that lines share")
     parser.add_argument("--splits", nargs="+", default=["test"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[13])
     arguments = parser.parse_args()
     shared = " ".join(vars(arguments)["with"])
     first: dict[str, np.ndarray] | None = None
     for line in arguments.lines:
-        scores, seconds = measure(f"{line} {shared}", arguments.splits)
+        start = time.perf_counter()
+        runs = [measure(f"{line} {shared} seed={n}", arguments.splits) for n in arguments.seeds]
+        scores = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
         count = len(next(iter(scores.values())))
-        print(f"{line}: {count} questions, {seconds:.0f} s")
+        print(f"{line}: {count} questions, {time.perf_counter() - start:.0f} s")
         print("  " + ", ".join(f"{name} {show(values)}" for name, values in scores.items()))
+        if len(runs) > 1:
+            means = {name: " ".join(f"{run[name].mean():.3f}" for run in runs) for name in scores}
+            print("  by seed " + ", ".join(f"{name} {each}" for name, each in means.items()))
         if first is None:
             first = scores
         else:
