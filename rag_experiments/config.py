@@ -577,7 +577,7 @@ def _abstention_conflicts(task: Any, trainer: Any, metrics: Mapping[str, Any]) -
         ]
     prompt = getattr(task, "prompt", None)
     told = getattr(prompt, "names_abstention", True) or getattr(prompt, "examples", 0)
-    learns = trainer is None or (trainer.trains and getattr(trainer, "trains_generator", True))
+    learns = trainer is None or "generator" in trainer.trains
     if told or learns:
         return []
     return [

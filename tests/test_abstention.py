@@ -316,6 +316,11 @@ def test_distillation_needs_an_answer():
             "task.abstention: 'unanswerable', but no {abstention} in the prompt asks for it and "
             "trainer Frozen does not teach it; choose task/prompt=abstain, or trainer=supervised",
         ),
+        (
+            ["task.abstention=unanswerable", "retriever=dense", "trainer=contrastive"],
+            "task.abstention: 'unanswerable', but no {abstention} in the prompt asks for it and "
+            "trainer Contrastive does not teach it; choose task/prompt=abstain",
+        ),
         (["task.abstention=x", "trainer=frozen", "task.prompt.examples=2"], None),
         (
             ["task/prompt=abstain"],
