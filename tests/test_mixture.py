@@ -50,6 +50,7 @@ def test_passages_are_joined_under_ids_of_their_part(parts, tmp_path):
         *(f"b/q{i}" for i in range(8)),
     ]
     assert {q.passage_ids for q in data.train[4:]} == {("b/p1",)}
+    assert data.places["b/q1"] == f"{tmp_path}/b/train.jsonl:2"
     assert data.gold == "annotated"
 
 

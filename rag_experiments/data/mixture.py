@@ -119,6 +119,11 @@ class Mixture(Option):
             test=tuple(splits["test"]),
             gold=_join_gold({data.gold for data in loaded.values()}),
             notes=(*notes, *added),
+            places={
+                f"{name}/{own}": place
+                for name, data in loaded.items()
+                for own, place in data.places.items()
+            },
         )
 
 
