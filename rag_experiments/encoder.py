@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.functional.rows import split_by_length
 from rag_experiments.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -164,10 +165,8 @@ class TextEncoder:
                             most = min(most, max(1, _TOKENS_AT_ONCE // lengths[order[first]]))
                         rows = order[first : first + most]
                         first += len(rows)
-                        batch = {
-                            key: [values[i] for i in rows] for key, values in tokenized.items()
-                        }
-                        out[start + rows] = self._pool(self._pad(batch)).cpu().numpy()
+                        batch = self._pad(_select(tokenized, rows))
+                        out[start + rows] = self._pool(batch).cpu().numpy()
                         bar.update(len(rows))
         finally:
             self.network.train(was_training)
@@ -175,8 +174,15 @@ class TextEncoder:
 
     def forward_texts(self, texts: Sequence[str]) -> Tensor:
         """Vectors `[n, dimension]` of n texts, with gradient, on the device, in float32, or in
-        float64 where the network is."""
-        return self._pool(self._pad(self._tokenize(texts, quiet=self.texts_cut > 0)))
+        float64 where the network is. On a CPU texts of about one length are read together."""
+        tokenized = self._tokenize(texts, quiet=self.texts_cut > 0)
+        parts = [list(range(len(texts)))]
+        if self.runtime.device == "cpu":
+            lengths = [len(ids) for ids in tokenized["input_ids"]]
+            parts = split_by_length(lengths, _TOKENS_AT_ONCE)
+        vectors = [self._pool(self._pad(_select(tokenized, rows))) for rows in parts]
+        order = torch.tensor([row for rows in parts for row in rows], device=vectors[0].device)
+        return torch.cat(vectors)[order.argsort()]
 
     def _tokenize(self, texts: Sequence[str], quiet: bool = False) -> dict[str, list[list[int]]]:
         batch = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
@@ -211,6 +217,10 @@ class TextEncoder:
             mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)  # [n, tokens, 1]
             vectors = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def _select(tokenized: dict[str, list[list[int]]], rows: Iterable[int]) -> Any:
+    return {name: [values[i] for i in rows] for name, values in tokenized.items()}
 
 
 def _widen(values: Tensor) -> Tensor:

@@ -53,6 +53,22 @@ def test_vectors_equal_the_plain_computation(folder, runtime, pooling, normalize
     np.testing.assert_allclose(vectors, expected, atol=2e-6)
 
 
+def test_texts_read_in_parts_have_the_same_vectors_and_gradients(folder, runtime, monkeypatch):
+    found = []
+    for limit in (2048, 8):  # tokens in a call
+        monkeypatch.setattr("rag_experiments.encoder._TOKENS_AT_ONCE", limit)
+        encoder = TextEncoder.load(folder, runtime)
+        calls: list[int] = []
+        encoder.network.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        vectors = encoder.forward_texts(TEXTS)
+        (vectors**3).sum().backward()
+        found.append((vectors, encoder.network.embeddings.word_embeddings.weight.grad, len(calls)))
+    (whole, expected, calls), (parted, actual, more) = found
+    assert calls < more
+    torch.testing.assert_close(parted, whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_forward_has_a_gradient_and_the_same_values(folder, runtime):
     encoder = TextEncoder.load(folder, runtime)
     vectors = encoder.forward_texts(TEXTS)

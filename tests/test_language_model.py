@@ -36,11 +36,11 @@ from transformers import (
 )
 
 from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.functional.rows import pad
 from rag_experiments.model import language_model, rows
 from rag_experiments.model.cache import share_cache
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.language_model import load_language_model, load_tokenizer
-from rag_experiments.model.rows import pad
 from rag_experiments.weights import resolve
 
 PROMPTS = [[5, 9, 7], [11], [4, 4, 8, 15, 16, 3, 9, 10, 23, 12, 5], [20, 21, 22, 3, 4, 5, 6]]

@@ -23,11 +23,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
 from rag_experiments.functional.likelihood import token_log_probs
+from rag_experiments.functional.rows import Part, join_rows, pad, positions, split_by_length
 from rag_experiments.model.attention import group_heads
 from rag_experiments.model.cache import join_caches, select_cache, share_cache
 from rag_experiments.model.checkpoint import locate
 from rag_experiments.model.generator import Generator
-from rag_experiments.model.rows import Part, join_rows, pad, positions, split_by_length
 
 log = logging.getLogger(__name__)
 
