@@ -106,6 +106,12 @@ def test_rating_by_keyboard(folder, port, browser):
     for secret in ("secret_run", "secret_model", "secret_id", "untrained", str(folder.parent)):
         assert secret not in browser.page_source
 
+    size = browser.get_window_size()
+    browser.set_window_size(420, 900)  # on a telephone every value can be reached
+    wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"the page is {wide} pixels wider than a telephone"
+    browser.set_window_size(size["width"], size["height"])
+
     own = {criterion.name for criterion in items[0].criteria}
     press("4", "x", "0")
     expected: dict = {("1", "correctness"): 4, ("1", "relevance"): 0}

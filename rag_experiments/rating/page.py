@@ -226,7 +226,9 @@ class Page:
         border = (
             "border-l-4 border-[#1f5f8b] bg-grey-2" if turn else "border-l-4 border-transparent"
         )
-        with ui.row().classes(f"w-full items-center pl-3 py-1 gap-4 no-wrap {border}") as row:
+        # Below a tablet's width the values stand under the question.
+        layout = "w-full items-center pl-3 py-1 gap-x-4 gap-y-1 flex-wrap sm:flex-nowrap"
+        with ui.row().classes(f"{layout} {border}") as row:
             row.mark("turn" if turn else "waiting")
             with ui.column().classes("gap-0 w-56 shrink-0"):
                 ui.label(criterion.name.capitalize()).classes("font-medium")
