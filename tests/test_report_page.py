@@ -60,3 +60,8 @@ def test_the_page_in_a_browser(swept, browser, tmp_path):  # noqa: F811
     browser.set_window_size(420, 900)
     wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0, f"the page is {wide} pixels wider than a telephone"
+    # Figures, too, so that what is written in them stays large enough to read.
+    heights = "return [...document.querySelectorAll('svg text')].map(" + (
+        "text => text.getBoundingClientRect().height)"
+    )
+    assert min(browser.execute_script(heights)) > 8
