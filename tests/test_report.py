@@ -294,6 +294,25 @@ def test_wins_and_losses_are_sorted_and_complete(composer, tmp_path):
     assert [change.first for change in found.losses] == ["answer of 1"]
 
 
+def test_rounding_makes_no_wins(composer, tmp_path):
+    seeds = [(1, 0.1, 0.3), (2, 0.2, 0.2), (3, 0.3, 0.1)]  # 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1
+    one, two = settings_of(
+        *(
+            write_run(
+                composer,
+                tmp_path / f"{top_k} {seed}",
+                [f"retriever.top_k={top_k}", f"seed={seed}"],
+                [scores[top_k - 1]],
+            )
+            for top_k in (1, 2)
+            for seed, *scores in seeds
+        )
+    )
+    found = questions.changes(one, two, "f1")
+    assert (found.wins, found.losses) == ((), ())
+    assert difference(one, two, "f1").ties == 1
+
+
 def test_bins_are_broken_down_over_all_seeds(composer, tmp_path):
     bins = ["right", "distracted", "right", "not_retrieved"]
     (setting,) = settings_of(

@@ -35,6 +35,9 @@ correcting for so many pairs would leave no test any power."""
 
 LEVEL = 0.05
 
+EQUAL = 1e-9
+"""Up to which mean scores of a question count as tied: means over seeds are rounded."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -198,13 +201,10 @@ def difference(
         low,
         high,
         paired_permutation_test(b.mean(axis=0), a.mean(axis=0), SEED),
-        int((per_question > _EQUAL).sum()),
-        int((abs(per_question) <= _EQUAL).sum()),
-        int((per_question < -_EQUAL).sum()),
+        int((per_question > EQUAL).sum()),
+        int((abs(per_question) <= EQUAL).sum()),
+        int((per_question < -EQUAL).sum()),
     )
-
-
-_EQUAL = 1e-9
 
 
 def _draws(matrix: np.ndarray, seed: int = SEED) -> np.ndarray:

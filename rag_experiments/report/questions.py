@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_experiments.functional.attribution import BINS, break_down
-from rag_experiments.report.comparison import Comparison
+from rag_experiments.report.comparison import EQUAL, Comparison
 from rag_experiments.report.settings import Setting
 
 SHOWN = 10
@@ -65,7 +65,7 @@ def changes(first: Setting, second: Setting, metric: str) -> Changes:
             continue
         a, b = float(one[question].mean()), float(two[question].mean())
         row, other = first.row(question), second.row(question)
-        if a != b and row["question"] == other["question"]:
+        if abs(a - b) > EQUAL and row["question"] == other["question"]:
             answers = tuple(row["answers"])
             texts = row["prediction"], other["prediction"]
             found.append(Change(row["question"], answers, texts[0], a, texts[1], b))
