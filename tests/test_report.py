@@ -332,6 +332,21 @@ def test_retrieval_depth_is_recall_at_each_k(composer, tmp_path):
     assert figures.depth(setting) == [0.0, 1.0]  # the gold passage is the second of two
 
 
+def test_a_line_of_several_settings_is_named_for_all_of_them(composer, tmp_path):
+    lines = [
+        ["trainer=supervised", f"data.preparation.limit.train={size}", f"retriever={retriever}"]
+        for size, retriever in ((10, "bm25"), (20, "bm25"), (10, "dense"))
+    ]
+    folders = [write_run(composer, tmp_path / str(i), o, [1, 1]) for i, o in enumerate(lines)]
+    sizes = compare([runs.read(folder) for folder in folders[:2]])
+    drawn = {drawing.name: drawing.svg for drawing in figures.draw(sizes)}
+    assert ">1.00 all settings<" in drawn["retrieval_depth"]
+    every = compare([runs.read(folder) for folder in folders])
+    first, second, third = every.settings
+    assert figures._shared((first, second), every) == "retriever=bm25"
+    assert figures._shared((second, third), every) == f"{second.label}; {third.label}"
+
+
 # What to try next -------------------------------------------------------------------------------
 
 

@@ -267,7 +267,11 @@ def _shared(settings: Sequence[Setting], comparison: Comparison) -> str:
         if name in settings[0].parameters
         and len({setting.parameters.get(name) for setting in settings}) == 1
     ]
-    return ", ".join(parts) or settings[0].label
+    if parts:
+        return ", ".join(parts)
+    if len(settings) == len(comparison.settings) > 1:
+        return "all settings"
+    return "; ".join(setting.label for setting in settings)
 
 
 def _draw_lines(
