@@ -413,6 +413,20 @@ CASES = {
         },
         [("trainer.max_steps=100",), ("model/generator=qwen_0_6b",)],
     ),
+    "reading_failure, steps on part of the data": (
+        {
+            "overrides": [
+                "trainer=supervised",
+                "trainer.max_steps=50",
+                "data.preparation.limit.train=160",
+            ],
+            "bins": counts(reading_failure=2),
+        },
+        [
+            ("data.preparation.limit.train=null", "trainer.max_steps=100"),
+            ("model/generator=qwen_0_6b",),
+        ],
+    ),
     "reading_failure, few": ({"bins": counts(reading_failure=1)}, []),
     "wrong_format": (
         {"bins": counts(wrong_format=1)},

@@ -165,7 +165,7 @@ def distracted(evidence: Evidence) -> Iterator[Proposal]:
 
 def reading_failure(evidence: Evidence) -> Iterator[Proposal]:
     """10% or more of the answers are wrong from the gold passage alone, too: train on more
-    questions, else longer, or take a larger generator."""
+    questions, else longer (where the steps are fixed, both), or take a larger generator."""
     share = evidence.setting.share("reading_failure")
     if share < MANY:
         return
@@ -335,12 +335,12 @@ def _better_retrieval(evidence: Evidence) -> Iterator[Overrides]:
 def _more_training(evidence: Evidence) -> Overrides:
     if evidence.option("trainer") == "frozen":
         return ("trainer=supervised",)
-    if evidence.number("data.preparation.limit.train") is not None:
-        return ("data.preparation.limit.train=null",)
+    limited = evidence.number("data.preparation.limit.train") is not None
+    more: Overrides = ("data.preparation.limit.train=null",) if limited else ()
     steps, epochs = (
         evidence.number("trainer.max_steps"),
         evidence.number("trainer.num_train_epochs"),
     )
-    if steps and steps > 0:
-        return (f"trainer.max_steps={2 * int(steps)}",)
-    return (f"trainer.num_train_epochs={2 * epochs}",) if epochs else ()
+    if steps and steps > 0:  # a fixed number of them does not come to see more questions
+        return (*more, f"trainer.max_steps={2 * int(steps)}")
+    return more or ((f"trainer.num_train_epochs={2 * epochs}",) if epochs else ())
