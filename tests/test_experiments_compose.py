@@ -209,6 +209,13 @@ def test_a_choice_within_an_option_that_is_replaced_is_left_out_in_that_job_alon
     assert expected in composer.notes
 
 
+def test_the_same_choice_within_a_part_of_the_new_option_is_the_users_own(composer):
+    part = "retriever/encoder@retriever.dense.encoder=tiny"
+    line = ["+experiment=smoke", "trainer=supervised", "retriever=hybrid", part]
+    (run,) = composer.plan(line).jobs
+    assert run.retriever.dense.encoder.weights == "random:bert"
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

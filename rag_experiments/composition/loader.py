@@ -47,7 +47,8 @@ class Loader(ConfigLoaderImpl):
     ) -> DictConfig:
         notes: dict[str, None] = {}
         overrides = _with_parts(overrides, notes)
-        chosen = {key.partition("@")[0] for key in map(read_key, overrides)}
+        keys = set(map(read_key, overrides))
+        chosen = {key.partition("@")[0] for key in keys}
         self.repository.left_out = frozenset()
         while True:
             try:
@@ -61,7 +62,7 @@ class Loader(ConfigLoaderImpl):
             except HydraException as refusal:
                 unmatched = re.search(r"Could not override '([\w/@.]+)'", str(refusal))
                 group = unmatched[1] if unmatched else ""
-                known = group in self.repository.left_out or group in chosen
+                known = group in self.repository.left_out or group in keys
                 replaced = any(group.startswith(f"{key}/") for key in chosen)
                 if not group or known or not replaced:
                     raise
