@@ -569,6 +569,43 @@ def test_a_command_drops_what_no_longer_fits(overrides, change, composer, tmp_pa
         assert job.task.prompt.separator != "x"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        (
+            ["+experiment=smoke", "model=concat", "trainer=supervised"],
+            ["retriever/encoder@retriever.dense.encoder=tiny"],
+        ),
+        (
+            ["retriever=dense", "retriever/encoder=dpr", "model/query_encoder=dpr"],
+            ["retriever/encoder@retriever.dense.encoder=dpr"],
+        ),
+        (
+            ["retriever=dense", "retriever/index=ivf_pq", "retriever.index.nprobe=32"],
+            ["retriever/index@retriever.dense.index=ivf_pq", "retriever.dense.index.nprobe=32"],
+        ),
+        (["retriever=bm25", "retriever.k1=0.9"], ["retriever.lexical.k1=0.9"]),
+        (["retriever=dense", "retriever/encoder=minilm", "retriever.top_k=2"], None),
+        (["retriever=dense", "retriever/reranker=bi_encoder"], None),
+        (["retriever=iterative"], []),
+    ],
+)
+def test_a_retriever_becomes_the_part_of_hybrid_that_it_was(overrides, kept, composer, tmp_path):
+    (setting,) = settings_of(write_run(composer, tmp_path / "run", overrides, [0.5]))
+    words = shlex.split(advice.command(setting, ("retriever=hybrid",)))[3:]
+    assert composer.plan(words).jobs
+    if kept is not None:
+        assert [w for w in words if w.startswith(("retriever/", "retriever."))] == kept
+
+
+def test_what_the_parts_of_hybrid_have_by_themselves_is_known(composer):
+    (job,) = composer.plan(["retriever=hybrid"]).jobs
+    choices = composer._compose(["retriever=hybrid"], RunMode.RUN).hydra.runtime.choices
+    for group, option in advice.DENSE_PART.items():
+        assert choices[f"{group}@retriever.dense.{group.removeprefix('retriever/')}"] == option
+    assert all(hasattr(job.retriever, part) for part in advice.PARTS.values())
+
+
 def write_retrievals(composer, folder: Path, lines: Sequence[tuple]) -> list[Path]:
     """Runs of rag_token that differ in retriever, top_k and scores; many lack their passage."""
     return [

@@ -23,6 +23,12 @@ KEPT = {
 }
 """What every option of a group understands: kept where another option is chosen."""
 
+PARTS = {"bm25": "lexical", "dense": "dense"}
+"""The part of `retriever=hybrid` that searches as the retriever does in whose place it comes."""
+
+DENSE_PART = {"retriever/encoder": "minilm", "retriever/index": "flat"}
+"""What that part has where nothing is said."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -111,12 +117,41 @@ def command(setting: Setting, overrides: Overrides) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         lines = [line for line in lines if not _replaced(line, key, value)]
+    if "retriever=hybrid" in overrides:
+        lines += _as_part(setting)
     words = ["python", "-m", "rag_experiments"]
     if run.config_dir:
         words += ["--config-dir", run.config_dir]
     if any("," in override for override in overrides):
         words.append("-m")
     return shlex.join([*words, *lines, *overrides])
+
+
+def _as_part(setting: Setting) -> list[str]:
+    """Return what was chosen and set of a retriever for the part of hybrid that it becomes: another
+    encoder than its queries have would be refused."""
+    retriever = setting.parameters.get("retriever", "")
+    part = PARTS.get(retriever)
+    if part is None:
+        return []
+    chosen, values = {}, []
+    if retriever == "dense":  # an experiment may have chosen, too
+        own = {group: setting.parameters.get(group, "") for group in DENSE_PART}
+        chosen = {g: option for g, option in own.items() if option not in ("", DENSE_PART[g])}
+    common = (*KEPT["retriever"], "retriever.reranker", "retriever/reranker")
+    for line in setting.runs[-1].overrides:
+        key, (_, _, value) = read_key(line), line.partition("=")
+        if key.startswith(common):
+            continue
+        if key.startswith("retriever/"):
+            chosen[key.partition("@")[0]] = value
+        elif key.startswith("retriever."):
+            values.append(f"retriever.{part}.{key.removeprefix('retriever.')}={value}")
+    groups = [
+        f"{group}@retriever.{part}.{group.removeprefix('retriever/')}={option}"
+        for group, option in chosen.items()
+    ]
+    return [*groups, *values]
 
 
 def _replaced(line: str, key: str, value: str) -> bool:
