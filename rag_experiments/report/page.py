@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def _environment() -> Environment:
         stacked=_stacked,
         p=_number,
         minutes=_minutes,
+        word=lambda path: shlex.quote(str(path)),
         cell=lambda text: " ".join(str(text).split()).replace("|", "\\|") or "(empty)",
     )
     return environment
