@@ -196,6 +196,21 @@ def damage_format(folder):
     (folder / "entry.json").write_text(json.dumps({**content, "format": 0}))
 
 
+def damage_no_checksum(folder):
+    content = json.loads((folder / "entry.json").read_text())
+    del content["files"]["text"]["sha256"]
+    (folder / "entry.json").write_text(json.dumps(content))
+
+
+def damage_seconds(folder):
+    content = json.loads((folder / "entry.json").read_text())
+    (folder / "entry.json").write_text(json.dumps({**content, "seconds": None}))
+
+
+def damage_nested(folder):
+    (folder / "entry.json").write_text("[" * 200_000)
+
+
 DAMAGES = {
     damage_cut: "text: its size differs",
     damage_changed: "text: its checksum differs",
@@ -206,6 +221,9 @@ DAMAGES = {
     damage_parts: "its parts are not those of the key",
     damage_checksum: "text: its checksum differs",
     damage_format: "its format is 0, not 1",
+    damage_no_checksum: "entry.json: KeyError",
+    damage_seconds: "entry.json: TypeError",
+    damage_nested: "entry.json: RecursionError",
 }
 
 
@@ -217,6 +235,7 @@ def test_a_damaged_entry_is_said_and_made_again(store, caplog, damage, reason):
     folder = store.root / "stage" / A.digest
     damage(folder)
     assert command_line.verify_entries(store, None) == 1
+    assert command_line.list_entries(store, None) == 0
     caplog.clear()
     assert keep(store, A, "again") == "again"
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]

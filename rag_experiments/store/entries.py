@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "entry.json"
 
+_UNREADABLE = (
+    *(OSError, json.JSONDecodeError, RecursionError),
+    *(KeyError, TypeError, AttributeError),
+)
+"""What a manifest that was cut short or changed raises."""
+
 Result = TypeVar("Result")
 
 
@@ -64,9 +70,13 @@ class Entry:
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']}, not {FORMAT}")
             key = Key(content["stage"], content["parts"])
-            entry = cls(folder, key, content["files"], content["seconds"])
+            files = {
+                name: {"bytes": file["bytes"], "sha256": file["sha256"]}
+                for name, file in content["files"].items()
+            }
+            entry = cls(folder, key, files, float(content["seconds"]))
             whole = key.digest == folder.name and entry.bytes >= 0
-        except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"{MANIFEST}: {type(error).__name__}") from error
         if not whole:
             raise ValueError(f"{MANIFEST}: its parts are not those of the key {folder.name}")
