@@ -232,14 +232,15 @@ class Mlflow(Option):
         """Return the command and the address that open the runs of a sweep side by side."""
         client = self._client()
         experiment = self.prepare()
-        clause = f"tags.sweep = '{sweep}'"
+        clause = f"tags.sweep = {_text(sweep)}"
         runs = client.search_runs([experiment], clause, order_by=_BY_START)
         if not runs:
             return f"no run of the sweep {sweep} was tracked in {mask(self._uri())}"
         columns = _columns([run.data.params for run in runs], [run.data.metrics for run in runs])
         view = {"searchFilter": clause, "selectedColumns": columns, "runListHidden": False}
         # Undocumented, so a convenience: without it the same page shows its usual columns.
-        client.set_experiment_tag(experiment, f"{_VIEW}{sweep}", json.dumps(view))
+        key = _legal(_VIEW + sweep)
+        client.set_experiment_tag(experiment, key, json.dumps(view))
         page = self._page(experiment)
         chosen = quote(json.dumps([run.info.run_id for run in runs], separators=(",", ":")))
         number = quote(json.dumps([experiment]))
@@ -249,7 +250,7 @@ class Mlflow(Option):
             [
                 *([f"compare the runs with:  {command}"] if command else []),
                 f"  table and charts:     {page}/runs?workflowType=machine_learning"
-                f"&viewStateShareKey={quote(sweep)}",
+                f"&viewStateShareKey={quote(key.removeprefix(_VIEW))}",
                 f"  side by side:         {site}#/compare-runs?runs={chosen}&experiments={number}",
             ]
         )
