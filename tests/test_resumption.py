@@ -240,6 +240,16 @@ def test_a_run_that_ends_itself_does_not_stop_the_others(runs, monkeypatch, capf
         assert f"RuntimeError: the run ended itself with sys.exit({code!r})" in said
 
 
+def test_a_panic_in_a_library_does_not_stop_the_others(runs, monkeypatch, capfd):
+    class PanicException(BaseException):  # tokenizers and safetensors raise one like it
+        pass
+
+    runs.on[1] = failing(PanicException("index out of bounds"), times=2)
+    assert call(monkeypatch, "seed=1,2", "sweep.retries=1") == 1
+    assert runs.seeds == [1, 1, 2]
+    assert "RuntimeError: PanicException: index out of bounds" in capfd.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("number", "swallowed"),

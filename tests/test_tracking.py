@@ -512,7 +512,9 @@ def test_mask(text, masked):
     assert parameters.mask(text) == masked
 
 
-@pytest.mark.parametrize("sweep", ["sweeps-anna's", "sweeps-lr=1,ünï 空 (2)", "sweeps-" + "x" * 245])
+@pytest.mark.parametrize(
+    "sweep", ["sweeps-anna's", "sweeps-lr=1,ünï 空 (2)", "sweeps-" + "x" * 245]
+)
 def test_a_sweep_is_compared_whatever_its_folder_is_called(client, tmp_path, sweep):
     with Mlflow().start(raw(), tmp_path, sweep=sweep) as recorder:
         recorder.log_metrics({"test/f1": 0.5})

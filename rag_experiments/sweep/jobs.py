@@ -60,7 +60,7 @@ def run(raw: DictConfig) -> float:
                         job.output_dir,
                     )
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # sys.exit, or a panic of a library in Rust, as well
                 # Some libraries make an error of their own out of a request to end.
                 interruption.check()
                 failure = _explain(error, raw, job)
@@ -129,11 +129,13 @@ def _explain(error: BaseException, raw: DictConfig, job: outcomes.Job) -> Except
     """Return the error as it is to be shown: what the disk refused in one line."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, SystemExit):
-        found: Exception = RuntimeError(f"the run ended itself with sys.exit({error.code!r})")
+    if not isinstance(error, Exception):
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = f"the run ended itself with sys.exit({error.code!r})"
+        found = RuntimeError(what)
         found.__cause__ = error
         return found
-    assert isinstance(error, Exception)
     return disk.explain(error, Path(str(raw.cache_dir)), job.output_dir) or error
 
 
