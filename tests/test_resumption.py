@@ -13,6 +13,7 @@ from typing import Any
 import entry_calls
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from rag_experiments import __main__ as entry
 from rag_experiments.contracts import UserError
@@ -135,6 +136,21 @@ def test_a_changed_sweep_is_another_one_and_each_goes_on_with_its_own(runs, monk
     assert call(monkeypatch, *sweeps[0], *same) == 0
     assert len(runs.seeds) == done
     assert len(folders()) == 6
+
+
+@pytest.mark.parametrize("named", ["./tuned", "./tuned#generator"])
+def test_a_sweep_over_weights_that_changed_is_another_one(named):
+    def identity() -> str:
+        model = {"generator": {"weights": named, "adapter": None}}
+        return resumption.identify(OmegaConf.create({"model": model, "parts": [model]}))
+
+    Path("tuned").mkdir()
+    Path("tuned/model.safetensors").write_text("first")
+    first = identity()
+    Path("a_file_beside_it").touch()
+    assert identity() == first
+    Path("tuned/model.safetensors").write_text("trained further")
+    assert identity() != first
 
 
 def test_a_folder_with_another_sweep_is_refused(runs, monkeypatch, capfd):

@@ -35,16 +35,19 @@ _LOCK = ".lock"
 _NO_PART = ("sweep", "cache_dir")
 """Keys that change nothing about what a job computes."""
 
+_WEIGHTS = ("weights", "tokenizer")
+"""Keys, wherever they stand, that may name a folder of weights."""
+
 
 def identify(raw: DictConfig) -> str:
     """Return a hash of what makes a job: every resolved key of its configuration, and size and
-    time of the data files that it names."""
+    time of the files of data and weights that it names."""
     content = OmegaConf.to_container(raw, resolve=True)
     assert isinstance(content, dict)
     kept = {str(key): value for key, value in content.items() if key not in _NO_PART}
     files = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-        for text in _texts(kept.get("data"))
+        for text in (*_texts(kept.get("data")), *_weights(kept))
         for file in _files(text)
     ]
     return _hash([kept, sorted(set(files))])
@@ -68,6 +71,16 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
     elif isinstance(value, str) and value:
         yield value
+
+
+def _weights(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if key not in _WEIGHTS:
+            yield from _weights(part)
+        elif isinstance(part, str) and part.startswith((".", "/", "~")):
+            yield from {part, part.partition("#")[0]}  # a part of a checkpoint stands behind it
 
 
 def _files(text: str) -> list[Path]:
