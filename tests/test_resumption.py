@@ -334,6 +334,26 @@ def test_a_job_whose_process_died_is_listed_and_done_again(runs, monkeypatch, ca
     assert runs.seeds == [1, 2, 3, 2, 3]
 
 
+@pytest.mark.parametrize("name", [resumption.BEGUN, outcomes.OUTCOME, resumption.STOPPED])
+def test_a_record_that_is_cut_short_is_one_line(runs, monkeypatch, capfd, name):
+    runs.on[2] = failing(RuntimeError("out of luck"))
+    assert call(monkeypatch, "seed=1,2") == 1
+    (sweep,) = Path("outputs/sweeps/defaults").iterdir()
+    file = sweep / name if name == resumption.STOPPED else sweep / "0" / name
+    file.write_text('{"ident')
+    capfd.readouterr()
+    assert call(monkeypatch, "seed=1,2") == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith(f"{file}: damaged (JSONDecodeError: ")
+    assert "; remove " in said
+
+
+def test_what_else_lies_in_the_folder_of_a_search_is_no_job(tmp_path):
+    for name in (".ipynb_checkpoints", "plots", "0"):
+        (tmp_path / name).mkdir()
+    assert list(outcomes.read(tmp_path)) == ["0"]
+
+
 def test_a_job_that_takes_its_process_with_it_lets_the_others_go_first(runs, monkeypatch, capfd):
     # The first job dies each time, here before anything can be noted of it.
     with pytest.MonkeyPatch.context() as patch:

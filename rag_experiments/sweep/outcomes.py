@@ -193,7 +193,8 @@ def read(sweep_dir: Path) -> dict[str, Outcome]:
     for folder in sweep_dir.iterdir():
         if folder.is_dir() and folder.name not in _NO_JOBS:
             outcome, begun = Outcome.read(folder), resumption.begun(folder)
-            if outcome is None and (begun is not None or not planned):
+            # A search plans nothing: its job may have died before it could note that it began.
+            if outcome is None and (begun is not None or (not planned and folder.name.isdigit())):
                 overrides = tuple(begun["overrides"]) if begun else ()
                 outcome = Outcome(problems=(SILENCE,), overrides=overrides)
             if outcome is not None:

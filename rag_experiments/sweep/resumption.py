@@ -220,11 +220,14 @@ def begin(folder: Path, identity: str, overrides: Sequence[str], deaths: int = 0
 
 def begun(folder: Path) -> Mapping[str, Any] | None:
     """Return what `begin` noted; None: no job has started in the folder."""
+    file = folder / BEGUN
     try:
-        content: Mapping[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        written = file.read_bytes()
     except FileNotFoundError:
         return None
-    return content
+    with disk.reading(file, f"remove {folder}, and the run is done again"):
+        content = json.loads(written.decode("utf-8"))
+        return {name: content[name] for name in ("identity", "overrides", "deaths")}
 
 
 def stop(sweep_dir: Path, reason: str) -> None:
@@ -234,7 +237,10 @@ def stop(sweep_dir: Path, reason: str) -> None:
 
 def stopped(sweep_dir: Path) -> str | None:
     """Return why no further jobs of a sweep start; None: they do."""
+    file = sweep_dir / STOPPED
     try:
-        return str(json.loads((sweep_dir / STOPPED).read_text(encoding="utf-8"))["reason"])
+        written = file.read_bytes()
     except FileNotFoundError:
         return None
+    with disk.reading(file, "remove it"):
+        return str(json.loads(written.decode("utf-8"))["reason"])
