@@ -357,6 +357,38 @@ def test_a_run_goes_on_while_the_database_is_locked_and_its_records_are_uploaded
     assert "nothing is left to record here" in capsys.readouterr().err
 
 
+def lock(database: Path) -> sqlite3.Connection:
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    return other
+
+
+def cut(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.truncate(database.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "scheme", "reason"),
+    [
+        (lock, "sqlite", "database is locked"),
+        (cut, "sqlite", "database disk image is malformed"),
+        (None, "mssql+nodriver", "Can't load plugin: sqlalchemy.dialects:mssql.nodriver"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_line(client, tmp_path, damage, scheme, reason):
+    place = tmp_path / "outputs" / "mlflow.db"
+    address = f"{scheme}:///{place}"
+    held = damage and damage(place)
+    with pytest.raises(UserError) as refused:
+        Mlflow(uri=address).prepare()
+    if held is not None:
+        held.close()
+    assert str(refused.value) == (
+        f"tracking.uri: '{address}': {reason}; mend it, or choose another store with tracking.uri="
+    )
+
+
 def test_a_run_that_starts_without_its_server_is_recorded_whole_later(
     client, no_proxy, tmp_path, caplog
 ):

@@ -335,15 +335,22 @@ class Mlflow(Option):
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             client = self._client()
             found = client.get_experiment_by_name(self.experiment_name)
             if found is None:
                 return client.create_experiment(self.experiment_name, self._artifacts())
-        except MlflowException as error:
-            reason = mask(" ".join(str(error).split()))[:200]
-            raise UserError(f"tracking.uri: {mask(self._uri())!r}: {reason}") from error
+        except (MlflowException, SQLAlchemyError, ImportError) as error:
+            # A driver's own words, without the statement.
+            own = (getattr(each, "orig", None) for each in (error, error.__cause__))
+            said = next(filter(None, own), error)
+            reason = mask(" ".join(str(said).split()))[:200]
+            raise UserError(
+                f"tracking.uri: {mask(self._uri())!r}: {reason}; mend it, or choose another store "
+                "with tracking.uri="
+            ) from error
         if found.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment_name: {self.experiment_name!r} was deleted in MLflow; choose "
