@@ -349,6 +349,19 @@ def test_what_a_kill_left_of_a_line_does_not_spoil_the_study(runs, monkeypatch):
     assert left(home()) == expected
 
 
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b'{"op_code": garbage}\n'])
+def test_a_study_that_cannot_be_read_is_one_line(runs, monkeypatch, capfd, garbage):
+    assert search(monkeypatch, RATE, trials=1) == 0
+    journal = home() / "study.journal"
+    journal.write_bytes(journal.read_bytes() + garbage)
+    capfd.readouterr()
+    assert search(monkeypatch, RATE, trials=2) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith(f"{journal}: damaged (")
+    assert said.endswith("; sweep.resume=false starts a new search")
+    assert ran() == [0]
+
+
 def test_a_run_that_always_takes_its_process_along_is_a_failed_one(runs, monkeypatch, capfd):
     runs.on[1] = kill
     killed = [in_a_child(lambda: search(monkeypatch, RATE, trials=3)) for _ in range(3)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_experiments.contracts import UserError
+from rag_experiments.runtime import disk
 from rag_experiments.search.settings import PLACE, Objective, Search
 from rag_experiments.search.space import Space
 from rag_experiments.sweep import outcomes, resumption
@@ -54,17 +56,20 @@ class Study:
         self.space = space
         self.objectives = tuple(objectives)
         self.folder = folder
+        journal = folder / "study.journal"
         if search.storage is None:
-            _mend(folder / "study.journal")
+            _mend(journal)
         name = search.study_name or tag
         directions: list[Any] = [objective.direction for objective in objectives]
-        self.study = optuna.create_study(
-            storage=search.open_storage(folder),
-            sampler=search.build_sampler(0),
-            study_name=name,
-            directions=directions,
-            load_if_exists=True,
-        )
+        anew = "sweep.resume=false starts a new search"
+        with disk.reading(journal, anew) if search.storage is None else nullcontext():
+            self.study = optuna.create_study(
+                storage=search.open_storage(folder),
+                sampler=search.build_sampler(0),
+                study_name=name,
+                directions=directions,
+                load_if_exists=True,
+            )
         if self.study.user_attrs.get(_SWEEP, tag) != tag:
             raise UserError(
                 f"{PLACE}.study_name: {name!r} is the study of the sweep "
