@@ -466,6 +466,20 @@ def test_entries_are_listed_and_explained(filled, tmp_path, capsys):
     assert capsys.readouterr().out == "top_k is new (1, not 2)\n"
 
 
+def test_a_list_that_nobody_reads_to_its_end_is_no_error(filled, tmp_path):
+    line = [sys.executable, "-u", "-m", "rag_experiments.store", "list"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(
+            [*line, "--cache-dir", str(tmp_path)],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
 def test_an_unknown_key_is_one_line(filled, tmp_path, monkeypatch, capsys):
     line = ["store", "explain", "zzz", "--cache-dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", line)
