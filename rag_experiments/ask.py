@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rag_experiments.contracts import Prediction, UserError
+from rag_experiments.runtime.terminal import plain
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
             arguments.run, device=arguments.device, cache_dir=arguments.cache_dir
         )
         for question in arguments.question:
-            print(describe(pipeline.ask(question)))
+            print(plain(describe(pipeline.ask(question))))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

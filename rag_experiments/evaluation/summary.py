@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rag_experiments.contracts import Prediction
 from rag_experiments.functional.attribution import BINS
+from rag_experiments.runtime.terminal import plain
 
 if TYPE_CHECKING:
     from rag_experiments.metrics.evaluation import Estimate, Evaluation
@@ -39,18 +40,18 @@ def print_summary(
     console.print("[bold]five answers[/bold]" if len(predictions) >= EXAMPLES else "answers")
     step = max(1, len(predictions) // EXAMPLES)
     for prediction in predictions[::step][:EXAMPLES]:
-        console.print(f"\n[bold]{escape(prediction.question)}[/bold]")
+        console.print(f"\n[bold]{_show_text(prediction.question)}[/bold]")
         expected = " | ".join(prediction.answers) or "(no answer)"
         console.print(
-            f"  answer:   {escape(prediction.prediction) or '(empty)'}   "
-            f"[dim]expected: {escape(expected)}[/dim]"
+            f"  answer:   {_show_text(prediction.prediction) or '(empty)'}   "
+            f"[dim]expected: {_show_text(expected)}[/dim]"
         )
         for i, text in enumerate(prediction.passages):
             gold = "*" if prediction.passage_ids[i] in prediction.gold_passage_ids else " "
             weight = f"{prediction.prior[i]:.2f}"
             if prediction.posterior:
                 weight += f" > {prediction.posterior[i]:.2f}"
-            console.print(f"  {gold} {weight}  {escape(_shorten(text))}", style="dim")
+            console.print(f"  {gold} {weight}  {_show_text(_shorten(text))}", style="dim")
     if any(prediction.passages for prediction in predictions):
         console.print("\n  * gold passage;  p(z|x) > p(z|x,y) where the model has it", style="dim")
 
@@ -120,6 +121,10 @@ def _show(estimate: Estimate) -> str:
     if estimate.n == 0:
         return "-"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _show_text(text: str) -> str:
+    return escape(plain(text))
 
 
 def _shorten(text: str, length: int = 90) -> str:
