@@ -54,6 +54,7 @@ def test_curves_of_both_precisions_are_printed(cache, capsys):
     assert "| 1 to 10 |" in printed
     assert "| 11 to 20 |" in printed
     assert "largest distance" in printed
+    assert "20 batches kept aside, in fp32: " in printed
 
 
 @pytest.mark.slow

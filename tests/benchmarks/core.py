@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import loss_curve
 import torch
 import transformers
 from inputs import QUICK, Inputs, Sizes, read_inputs
@@ -137,16 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     sizes = QUICK if options.quick else Sizes()
-    if options.curve and not options.quick:  # no question twice: else learnt by heart
-        sizes = replace(sizes, questions=2, batches=options.steps)
+    if options.curve:  # no question twice: else learnt by heart
+        held_out = loss_curve.HELD_OUT
+        steps = sizes.batches if options.quick else options.steps
+        sizes = replace(sizes, questions=2, batches=steps + held_out)
     inputs = read_inputs(options.data, sizes, options.cache_dir)
     if options.alone:
         run_alone(options.alone, inputs, sizes, options.folder)
         return
     if options.curve:
-        import loss_curve
-
-        loss_curve.print_curves(inputs, sizes, options.steps)
+        loss_curve.print_curves(inputs, options.steps)
         return
     if options.ndcg:
         import embedding_sides
