@@ -88,7 +88,7 @@ def test_the_same_command_does_only_what_is_not_finished(runs, monkeypatch, capf
     kept = {
         p: c for p, c in before.items() if p.parts[4:5] in (("0",), ("2",)) and ".log" not in str(p)
     }
-    assert len(kept) == 2 * 6  # outcome, begun, lock, and the three files of .hydra
+    assert len(kept) == 2 * 7  # outcome, begun, two locks, and the three files of .hydra
     capfd.readouterr()
     assert call(monkeypatch, "seed=1,2,3") == 0
     said = capfd.readouterr().out
@@ -369,6 +369,33 @@ def test_a_job_that_takes_its_process_with_it_lets_the_others_go_first(runs, mon
     runs.on.clear()
     assert call(monkeypatch, "seed=1,2") == 0
     assert runs.seeds == [1, 1, 1, 2, 1, 1]
+
+
+def test_jobs_that_died_together_have_their_turns_one_by_one(runs, monkeypatch):
+    """Side by side one of them takes the others along, and it cannot be told which."""
+    assert call(monkeypatch, "seed=1,2,3") == 0
+    (name,) = folders()
+    folder = Path("outputs/sweeps/defaults", name).absolute()
+    for number in (0, 1):  # both were at work when the process died, three times
+        (folder / str(number) / outcomes.OUTCOME).unlink()
+        resumption.begin(folder / str(number), "an identity", (), outcomes.DEATHS - 1)
+
+    def wait() -> list[bool]:
+        named = [outcomes.Job("", None, (), {}, folder / number, folder) for number in ("0", "1")]
+        return [outcomes.others_wait(job, resumption.chances(job.output_dir)) for job in named]
+
+    assert [resumption.chances(folder / str(number)) for number in range(3)] == [3, 3, 1]
+    assert wait() == [False, True]
+    last = outcomes.Outcome.read(folder / "2")
+    outcomes.Outcome(problems=(f"{outcomes.NOT_STARTED}: x",)).write(folder / "2")
+    assert wait() == [True, True]
+    last.write(folder / "2")
+    with resumption.at_work(folder / "0"):
+        resumption.begin(folder / "0", "an identity", (), outcomes.DEATHS)
+        assert wait() == [True, True]
+    assert wait() == [True, False]  # it died again, now alone
+    with resumption.alone(folder / "0"):  # looks whether it is its turn
+        assert wait() == [True, False]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left", "x")])

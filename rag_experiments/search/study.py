@@ -92,9 +92,8 @@ class Study:
                 self.fail(frozen.number, "it was cut short before its values were chosen")
                 continue
             trial = self._trial(frozen)
-            begun = resumption.begun(trial.folder)
-            died = begun is not None and outcomes.Outcome.read(trial.folder) is None
-            if begun is not None and died and begun["deaths"] + 1 >= outcomes.DEATHS:
+            died = outcomes.Outcome.read(trial.folder) is None
+            if died and resumption.chances(trial.folder) >= outcomes.DEATHS:
                 self.fail(trial.number, outcomes.SILENCE)
                 continue
             found.append(trial)

@@ -98,22 +98,24 @@ def _run(raw: DictConfig, job: outcomes.Job) -> float:
         reason = resumption.stopped(job.sweep_dir) if job.sweep_dir is not None else None
         if reason is not None:
             raise NotStarted(f"{outcomes.NOT_STARTED}: {reason}")
-        deaths = 0 if begun is None or outcome is not None else 1 + begun["deaths"]
+        ended = outcome is not None and not outcome.is_put_off
+        deaths = 0 if ended else resumption.chances(folder)
         if deaths >= outcomes.DEATHS and outcomes.others_wait(job, deaths):
             raise NotStarted(
                 f"{outcomes.NOT_STARTED}: its process died {deaths} times in a row and the other "
                 "jobs come first; then the same command tries it again"
             )
-        if first:
-            (folder / outcomes.OUTCOME).unlink(missing_ok=True)
-            resumption.begin(folder, identity, job.overrides, deaths)
-            write_command(folder, raw)
-        with _kept_from_collection():
-            from rag_experiments import experiment
-        value = experiment.run(config.load(raw), raw, folder)
-        if first:
-            outcomes.tidy(folder)
-        return value
+        with resumption.at_work(folder) if first else nullcontext():
+            if first:
+                (folder / outcomes.OUTCOME).unlink(missing_ok=True)
+                resumption.begin(folder, identity, job.overrides, deaths)
+                write_command(folder, raw)
+            with _kept_from_collection():
+                from rag_experiments import experiment
+            value = experiment.run(config.load(raw), raw, folder)
+            if first:
+                outcomes.tidy(folder)
+            return value
 
 
 @contextmanager

@@ -148,6 +148,11 @@ class Outcome:
         """Whether the job is done with: it has its score, or was pruned."""
         return bool(self.pruned) or self.final is not None
 
+    @property
+    def is_put_off(self) -> bool:
+        """Whether the job has yet to be started."""
+        return bool(self.problems) and self.problems[0].startswith(NOT_STARTED)
+
     def write(self, folder: Path) -> None:
         """Save as JSON in a folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
@@ -217,18 +222,25 @@ def count(sweep_dir: Path, state: resumption.State) -> tuple[int, int | None]:
 
 
 def others_wait(job: Job, deaths: int) -> bool:
-    """Whether jobs of a sweep have yet to end that had fewer chances than one whose process died
-    so many times in a row: it might take the whole sweep with it again."""
+    """Whether other jobs of a sweep come before one whose process died so many times in a row: it
+    might take the whole sweep with it again.
+
+    Those that are at work, those that have yet to end and had fewer chances, and of those with as
+    many the ones with smaller numbers, so that no two of them ever share a process.
+    """
     if job.sweep_dir is None:
         return False
+
+    def turn(chances: int, name: str) -> tuple[int, int, str]:
+        return chances, len(name), name  # 9 comes before 10
+
+    own = job.output_dir.name
     for name, outcome in read(job.sweep_dir).items():
         folder = job.sweep_dir / name
-        problem = next(iter(outcome.problems), "")
-        if problem == SILENCE or problem.startswith(NOT_STARTED):
-            begun = resumption.begun(folder)
-            fewer = begun is None or begun["deaths"] < deaths
-            if fewer and folder.absolute() != job.output_dir and not resumption.is_running(folder):
-                return True
+        waits = outcome.is_put_off or outcome.problems == (SILENCE,)
+        earlier = waits and turn(resumption.chances(folder), name) < turn(deaths, own)
+        if name != own and (earlier or resumption.is_at_work(folder)):
+            return True
     return False
 
 
@@ -288,7 +300,7 @@ def table(jobs: dict[str, Outcome], title: str) -> Table:
     for name, outcome in jobs.items():
         differs = ", ".join(line for line in outcome.overrides if line not in common)
         if outcome.problems:
-            idle = outcome.problems[0].startswith(NOT_STARTED)
+            idle = outcome.is_put_off
             cells = [NOT_STARTED if idle else "failed"]
         elif outcome.pruned:
             cells = ["pruned"]

@@ -32,6 +32,7 @@ CHECKPOINTS = "checkpoints"
 """Folder of a run that is not finished, from which its training goes on."""
 
 _LOCK = ".lock"
+_TURN = ".turn.lock"
 _NO_PART = ("sweep", "cache_dir")
 """Keys that change nothing about what a job computes."""
 
@@ -201,12 +202,29 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Let others see within the block that a job, which is a process's `alone`, has its turn."""
+    with FileLock(folder / _TURN):
+        yield
+
+
 def is_running(folder: Path) -> bool:
-    """Whether a process is at work on a job. Where processes die, the system frees the lock."""
-    if not (folder / _LOCK).exists():
+    """Whether a process is at work on a job, or looks whether there is work."""
+    return _is_held(folder / _LOCK)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a job has its turn."""
+    return _is_held(folder / _TURN)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds a lock. Where processes die, the system frees it."""
+    if not lock.exists():
         return False
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except Timeout:
         return True
@@ -228,6 +246,13 @@ def begun(folder: Path) -> Mapping[str, Any] | None:
     with disk.reading(file, f"remove {folder}, and the run is done again"):
         content = json.loads(written.decode("utf-8"))
         return {name: content[name] for name in ("identity", "overrides", "deaths")}
+
+
+def chances(folder: Path) -> int:
+    """Return how many times in a row a job has begun and its process did not outlive it, where it
+    left no outcome."""
+    noted = begun(folder)
+    return 0 if noted is None else 1 + noted["deaths"]
 
 
 def stop(sweep_dir: Path, reason: str) -> None:
