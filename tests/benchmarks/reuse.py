@@ -46,7 +46,12 @@ def main() -> None:
         swept = ["-m", f"trainer.learning_rate={','.join(rates)}", "hydra.sweep.dir=runs"]
         sweep = measure(folder / "sweep", weights, [[*swept, *overrides]])
         single = [
-            [f"trainer.learning_rate={rate}", f"hydra.run.dir=runs/{rate}", *overrides]
+            [
+                "hydra.mode=RUN",
+                f"trainer.learning_rate={rate}",
+                f"hydra.run.dir=runs/{rate}",
+                *overrides,
+            ]
             for rate in rates
         ]
         alone = measure(folder / "alone", weights, single, empty_store=True)
