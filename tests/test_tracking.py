@@ -297,6 +297,17 @@ def test_a_silent_server_is_one_line_at_once(no_proxy):
         Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
 
 
+def test_a_database_of_something_else_is_left_alone(tmp_path):
+    file = tmp_path / "own.db"
+    sqlite3.connect(file).execute("CREATE TABLE customers (name)").connection.close()
+    before = file.read_bytes()
+    (problem,) = Mlflow(uri=f"sqlite:///{file}").problems()
+    assert problem == (
+        f"uri: 'sqlite:///{file}' is the database of something else than MLflow; give another file"
+    )
+    assert file.read_bytes() == before
+
+
 def test_a_deleted_experiment_is_said(client):
     store = Mlflow(experiment_name="old")
     number = store.prepare()

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote, urlsplit
@@ -64,8 +65,8 @@ class Mlflow(Option):
         if scheme == "sqlite" and len(address.path) < 2:
             return [f"{source}: {shown} names no file; legal: sqlite:///path/file.db"]
         database = self._sqlite_file()
-        if database is not None and not _takes_runs(database):
-            return [f"{source}: {shown} is no SQLite database; give another file"]
+        if database is not None and (what := _misfit(database)):
+            return [f"{source}: {shown} {what}; give another file"]
         if scheme in ("http", "https") and not address.hostname:
             return [f"{source}: {shown} names no host; legal: e.g. http://localhost:5000"]
         if scheme in (*DATABASES, "http", "https", "databricks"):
@@ -495,13 +496,24 @@ def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[st
     return {**parameters, **flatten(raw)}, mask(OmegaConf.to_yaml(raw, resolve=False))
 
 
-def _takes_runs(database: Path) -> bool:
-    """Return whether a file is an SQLite database, or may become one."""
+def _misfit(database: Path) -> str:
+    """Return why runs cannot be kept in a file; empty: it has MLflow's tables, or may get them."""
     if not database.exists():
-        return True
+        return ""
+    start = b"unreadable"
     with suppress(OSError), database.open("rb") as stream:
-        return stream.read(16) in (b"", b"SQLite format 3\0")
-    return False
+        start = stream.read(16)
+    if start not in (b"", b"SQLite format 3\0"):
+        return "is no SQLite database"
+    address = f"file:{quote(str(database))}?mode=ro"
+    with (
+        suppress(sqlite3.Error),  # locked, or damaged: it is said when the run begins
+        closing(sqlite3.connect(address, uri=True, timeout=0)) as connection,
+    ):
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        if tables and "experiments" not in tables:
+            return "is the database of something else than MLflow"
+    return ""
 
 
 def _legal(name: str) -> str:
