@@ -36,8 +36,9 @@ from transformers import (
 )
 
 from rag_experiments.contracts import Runtime, UserError
+from rag_experiments.functional import rows
 from rag_experiments.functional.rows import pad
-from rag_experiments.model import language_model, rows
+from rag_experiments.model import language_model
 from rag_experiments.model.cache import share_cache
 from rag_experiments.model.generator import Generator, Lora
 from rag_experiments.model.language_model import load_language_model, load_tokenizer
