@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rag_experiments import resident
 from rag_experiments.contracts import Runtime, UserError
-from rag_experiments.functional.rows import split_by_length
+from rag_experiments.functional.rows import join_rows, split_by_length
 from rag_experiments.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -181,8 +181,7 @@ class TextEncoder:
             lengths = [len(ids) for ids in tokenized["input_ids"]]
             parts = split_by_length(lengths, _TOKENS_AT_ONCE)
         vectors = [self._pool(self._pad(_select(tokenized, rows))) for rows in parts]
-        order = torch.tensor([row for rows in parts for row in rows], device=vectors[0].device)
-        return torch.cat(vectors)[order.argsort()]
+        return join_rows(vectors, [torch.tensor(rows, device=vectors[0].device) for rows in parts])
 
     def _tokenize(self, texts: Sequence[str], quiet: bool = False) -> dict[str, list[list[int]]]:
         batch = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)

@@ -59,9 +59,9 @@ def split_by_length(lengths: Sequence[int], limit: int) -> list[list[int]]:
     return parts[::-1]
 
 
-def join_rows(values: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
-    """What was made of the parts, as rows of the whole batch."""
-    return torch.cat(list(values))[torch.cat([part.rows for part in parts]).argsort()]
+def join_rows(values: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """What was made of some rows of a batch each, as rows of the whole batch."""
+    return torch.cat(list(values))[torch.cat(list(rows)).argsort()]
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ class CausalLanguageModel(LanguageModel):
                 use_cache=False,
             )
             log_probs.append(token_log_probs(output.logits[:, :-1], answers, label_smoothing))
-        return join_rows(log_probs, parts)
+        return join_rows(log_probs, [part.rows for part in parts])
 
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor) -> DecodingState:
         parts = self.parts(prompt_ids, prompt_mask)
@@ -228,8 +228,9 @@ class CausalLanguageModel(LanguageModel):
             )
             for part in parts
         ]
-        logits = join_rows([output.logits[:, -1] for output in outputs], parts)
-        cache = join_caches([output.cache for output in outputs], [part.rows for part in parts])
+        rows = [part.rows for part in parts]
+        logits = join_rows([output.logits[:, -1] for output in outputs], rows)
+        cache = join_caches([output.cache for output in outputs], rows)
         return _CausalState(self, logits, cache, prompt_mask)
 
 
@@ -278,7 +279,7 @@ class EncoderDecoderModel(LanguageModel):
             ).last_hidden_state
             states.append(read.new_zeros(len(part.rows), len(part.used), read.shape[-1]))
             states[-1][:, part.used] = read
-        return join_rows(states, parts)
+        return join_rows(states, [part.rows for part in parts])
 
     def answer_log_probs(
         self,

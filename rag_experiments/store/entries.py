@@ -32,12 +32,6 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "entry.json"
 
-_UNREADABLE = (
-    *(OSError, json.JSONDecodeError, RecursionError),
-    *(KeyError, TypeError, AttributeError),
-)
-"""What a manifest that was cut short or changed raises."""
-
 Result = TypeVar("Result")
 
 
@@ -76,7 +70,14 @@ class Entry:
             }
             entry = cls(folder, key, files, float(content["seconds"]))
             whole = key.digest == folder.name and entry.bytes >= 0
-        except _UNREADABLE as error:
+        except (
+            OSError,
+            json.JSONDecodeError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise ValueError(f"{MANIFEST}: {type(error).__name__}") from error
         if not whole:
             raise ValueError(f"{MANIFEST}: its parts are not those of the key {folder.name}")
