@@ -48,6 +48,8 @@ def measure(line: str, splits: list[str]) -> dict[str, np.ndarray]:
     searcher = run.retriever.build(data.passages, runtime)
     pipeline = RagPipeline(run.task, run.retriever, model, searcher, data.passages)
     if run.trainer.trains:
+        if data.validation:  # as in a run: p(z|x) is what joint trainers learn through
+            pipeline.fit_temperature(data.validation)
         with tempfile.TemporaryDirectory() as output:
             recorder = Recorder()
             experiment.train(run, data, pipeline, (None, None), runtime, recorder, Path(output))
@@ -73,14 +75,15 @@ def main() -> None:
     first: dict[str, np.ndarray] | None = None
     for line in arguments.lines:
         start = time.perf_counter()
-        runs = [measure(f"{line} {shared} seed={n}", arguments.splits) for n in arguments.seeds]
+        runs = []
+        for seed in arguments.seeds:
+            runs.append(measure(f"{line} {shared} seed={seed}", arguments.splits))
+            means = ", ".join(f"{name} {each.mean():.3f}" for name, each in runs[-1].items())
+            print(f"{line}, seed {seed}: {means}", flush=True)
         scores = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
         count = len(next(iter(scores.values())))
         print(f"{line}: {count} questions, {time.perf_counter() - start:.0f} s")
         print("  " + ", ".join(f"{name} {show(values)}" for name, values in scores.items()))
-        if len(runs) > 1:
-            means = {name: " ".join(f"{run[name].mean():.3f}" for run in runs) for name in scores}
-            print("  by seed " + ", ".join(f"{name} {each}" for name, each in means.items()))
         if first is None:
             first = scores
         else:
