@@ -412,6 +412,9 @@ class Training:
     """Scores the model as it is now on validation questions; None where there are none."""
     objective: str
     """The score to maximise, a key of what `validate` returns."""
+    weigh: Callable[[Sequence[Example], float, str], list[tuple[float, ...]]]
+    """p(z|x,y) of the passages of examples by the model before training, with a temperature and
+    the name of the progress bar: `RagModel.weigh`."""
     log: Callable[[dict[str, float], int], None]
     """Takes training curves: values by name, and the step."""
     folder: Path

@@ -198,7 +198,7 @@ def evaluate(parent: Parent, raw: DictConfig, current: outcomes.Job) -> float:
         with timer.stage("data"):
             trains = settings.trainer.trains
             trained_on = parent.training_questions() if trains else ()
-            data = load_data(settings, Stages(settings, runtime))
+            data = load_data(Stages(settings, runtime))
             data = replace(data, train=_with_same_passages(trained_on, parent, data))
             shots = Shots.load(bundle.locate(parent.folder), settings.task)
             check_data(settings, data, runtime, shots, training=False)

@@ -127,7 +127,7 @@ def _run(
             yield
 
     with stage("data"), processes.first_before_others():
-        data = load_data(config, stages)
+        data = load_data(stages)
         shots = Shots.gather(config.task, data, config.seed)
         check_data(config, data, runtime, shots)
         results = Results(config, data, output_dir, recorder, timer)
@@ -183,7 +183,7 @@ def _run(
             if train_hits is None and not changes_retrieval(config.trainer):
                 train_hits = search(data.train)
             hits = (train_hits, validation_hits)
-            validation = train(config, data, pipeline, hits, runtime, recorder, output_dir)
+            validation = train(stages, data, pipeline, hits, recorder, output_dir)
     if not processes.is_first():
         return processes.share(None)  # the first does the rest
 
@@ -234,10 +234,10 @@ def _run(
     return processes.share(objective)
 
 
-def load_data(config: Run, stages: Stages) -> PreparedData:
+def load_data(stages: Stages) -> PreparedData:
     """Read the data of a run; its test questions are those of the split that it tests on."""
     data = stages.load_data()
-    return replace(data, test=getattr(data, config.test.split))
+    return replace(data, test=getattr(data, stages.config.test.split))
 
 
 def check_data(
@@ -319,11 +319,10 @@ def training_problems(config: Run, data: PreparedData) -> list[str]:
 
 
 def train(
-    config: Run,
+    stages: Stages,
     data: PreparedData,
     pipeline: RagPipeline,
     hits: tuple[Sequence[Sequence[Hit]] | None, Sequence[Sequence[Hit]] | None],
-    runtime: Runtime,
     recorder: Recorder,
     output_dir: Path,
 ) -> Mapping[str, float]:
@@ -333,6 +332,7 @@ def train(
     trainer of what searches or rescores searches by itself, so it is given questions alone, and
     what was found with the untrained one is of no use.
     """
+    config = stages.config
     if processes.is_first():
         rows = [asdict(question) for question in data.train]
         write_rows(output_dir / TRAINING_QUESTIONS, rows)
@@ -369,9 +369,10 @@ def train(
             retrieve=pipeline,
             validate=validate if data.validation else None,
             objective=objective,
+            weigh=partial(stages.weigh, pipeline.model),
             log=log_point,
             folder=output_dir / resumption.CHECKPOINTS,
-            runtime=runtime,
+            runtime=stages.runtime,
         )
     )
     curves.go_on()  # the training may have ended before an interruption

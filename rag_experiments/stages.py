@@ -7,6 +7,7 @@
 | `index` | passages or their embeddings, the settings it is built with (likewise) |
 | `retrieval` | passages, the questions of one split, retriever, query encoder |
 | `untrained` | the task's prompt, generator and decoding, questions with the passages read |
+| `posterior` | the task's prompt and generator, questions with the passages weighed |
 
 and each on device, precision, the libraries and the code that it runs through. What it does not
 depend on is named here, setting by setting: a setting that nobody thought of counts. The
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 from rag_experiments import weights
 from rag_experiments.config import Run
-from rag_experiments.contracts import Hit, Prediction, PreparedData, Question, Runtime
+from rag_experiments.contracts import Example, Hit, Prediction, PreparedData, Question, Runtime
 from rag_experiments.data.fingerprint import fingerprint_passages, fingerprint_questions
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.store.entries import Store
@@ -34,11 +35,11 @@ from rag_experiments.store.keys import Key, describe, hash_code, libraries, make
 
 log = logging.getLogger(__name__)
 
-DATA, RETRIEVAL, UNTRAINED = 1, 1, 1
+DATA, RETRIEVAL, UNTRAINED, POSTERIOR = 1, 1, 1, 1
 """Versions of the stages; raise one when the same inputs give another result."""
 
 NOT_OF_RETRIEVAL = frozenset({"retriever.temperature"})
-NOT_OF_ANSWERS = frozenset(
+NOT_OF_GENERATOR = frozenset(
     {
         "task.objective",
         "task.temperature",  # of what is kept, log p(label|x), label scores are made anew
@@ -48,6 +49,7 @@ NOT_OF_ANSWERS = frozenset(
         "model.generator.adapter",  # adapters begin as zero; whether there are some counts
     }
 )
+NOT_OF_POSTERIOR = NOT_OF_GENERATOR | {"model.decoding"}
 
 
 class Stages:
@@ -100,12 +102,25 @@ class Stages:
             predictions = pipeline.predict(questions, hits, progress)
             return predictions, prompts.cut - before
 
-        examples = fingerprint_examples(pipeline, questions, hits)
+        rows = zip(pipeline.read_hits(questions, hits), hits, strict=True)
+        examples = fingerprint([astuple(example), list(map(astuple, own))] for example, own in rows)
         predictions, cut = self.store.result(
             answers_key(self.config, self.runtime, examples), compute, write_answers, read_answers
         )
         prompts.cut = before + cut
         return pipeline.score_labels(predictions)
+
+    def weigh(
+        self, model: Any, examples: Sequence[Example], temperature: float, progress: str
+    ) -> list[tuple[float, ...]]:
+        """p(z|x,y) of each example's passages by the pretrained model, as `RagModel.weigh`."""
+        own = fingerprint(map(astuple, examples))
+        return self.store.result(
+            posterior_key(self.config, self.runtime, own, temperature),
+            partial(model.weigh, examples, temperature, progress),
+            write_weights,
+            read_weights,
+        )
 
 
 # --- Keys -------------------------------------------------------------------------------------
@@ -149,24 +164,32 @@ def retrieval_key(
 
 def answers_key(config: Run, runtime: Runtime, examples: str) -> Key:
     """Key of the pretrained model's answers to examples with a given fingerprint."""
+    draws = getattr(getattr(config.model, "decoding", None), "do_sample", True)
+    parts = _of_generator(config, runtime, examples, draws, NOT_OF_GENERATOR)
+    return make_key("untrained", UNTRAINED, parts)
+
+
+def posterior_key(config: Run, runtime: Runtime, examples: str, temperature: float) -> Key:
+    """Key of the pretrained model's p(z|x,y) of examples with a given fingerprint."""
+    parts = _of_generator(config, runtime, examples, False, NOT_OF_POSTERIOR)
+    return make_key("posterior", POSTERIOR, {**parts, "trainer.teacher_temperature": temperature})
+
+
+def _of_generator(
+    config: Run, runtime: Runtime, examples: str, draws: bool, without: frozenset[str]
+) -> dict[str, Any]:
     generator = getattr(config.model, "generator", None)
-    decoding = getattr(config.model, "decoding", None)
-    order = getattr(getattr(config.task, "prompt", None), "order", None)
-    draws = getattr(decoding, "do_sample", True) or order == "shuffled"
-    return make_key(
-        "untrained",
-        UNTRAINED,
-        {
-            **describe(config.task, "task", runtime.cache_dir, NOT_OF_ANSWERS),
-            **describe(config.model, "model", runtime.cache_dir, NOT_OF_ANSWERS),
-            "has adapters": getattr(generator, "adapter", None) is not None,
-            "seed": runtime.seed if draws else None,
-            "examples": examples,
-            **_numerics(runtime),
-            **libraries("peft", "tokenizers"),
-            **_code("task", "model", "pipeline"),
-        },
-    )
+    shuffles = getattr(getattr(config.task, "prompt", None), "order", None) == "shuffled"
+    return {
+        **describe(config.task, "task", runtime.cache_dir, without),
+        **describe(config.model, "model", runtime.cache_dir, without),
+        "has adapters": getattr(generator, "adapter", None) is not None,
+        "seed": runtime.seed if draws or shuffles else None,
+        "examples": examples,
+        **_numerics(runtime),
+        **libraries("peft", "tokenizers"),
+        **_code("task", "model", "pipeline"),
+    }
 
 
 def _numerics(runtime: Runtime) -> dict[str, Any]:
@@ -178,13 +201,10 @@ def _code(*names: str) -> dict[str, str]:
     return {f"{name} code": hash_code(name) for name in (*names, "functional")}
 
 
-def fingerprint_examples(
-    pipeline: RagPipeline, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]
-) -> str:
-    """SHA-256 over questions, what was found for them, and the passages with p(z|x) as read."""
+def fingerprint(rows: Iterable[Any]) -> str:
+    """SHA-256 over rows of what JSON can hold."""
     digest = hashlib.sha256()
-    for example, found in zip(pipeline.read_hits(questions, hits), hits, strict=True):
-        row = [astuple(example), [astuple(hit) for hit in found]]
+    for row in rows:
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
@@ -242,6 +262,16 @@ def read_answers(folder: Path) -> tuple[list[Prediction], int]:
     """Predictions that `write_answers` wrote."""
     content = _read_json(folder / "predictions.json")
     return [Prediction(**_tuples(row)) for row in content["predictions"]], content["cut"]
+
+
+def write_weights(rows: Sequence[Sequence[float]], folder: Path) -> None:
+    """Write the p(z|x,y) of each example as JSON."""
+    _write_json(rows, folder / "weights.json")
+
+
+def read_weights(folder: Path) -> list[tuple[float, ...]]:
+    """Read what `write_weights` wrote."""
+    return [tuple(row) for row in _read_json(folder / "weights.json")]
 
 
 def _write_json(content: Any, path: Path) -> None:

@@ -112,6 +112,7 @@ def make_training(make_pipeline, tmp_path):
             retrieve=pipeline,
             validate=None if validate is None else lambda: validate(pipeline),
             objective="f1",
+            weigh=pipeline.model.weigh,
             log=log,
             folder=tmp_path / folder,
             runtime=pipeline.model.query_encoder.runtime,

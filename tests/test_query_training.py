@@ -180,6 +180,7 @@ def make_training(tmp_path):
             retrieve=shelf,  # type: ignore[arg-type]
             validate=lambda: score_retrieval(questions, shelf.search(questions, 3)),
             objective="mrr",
+            weigh=model.weigh,
             log=log,
             folder=tmp_path / folder,
             runtime=runtime,

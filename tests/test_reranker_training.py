@@ -130,6 +130,7 @@ def make_training(make_pipeline, tmp_path):
             retrieve=pipeline,
             validate=lambda: score_retrieval(QUESTIONS, pipeline.search(QUESTIONS)),
             objective="mrr",
+            weigh=pipeline.model.weigh,
             log=log,
             folder=tmp_path / folder,
             runtime=pipeline.model.query_encoder.runtime,

@@ -27,6 +27,7 @@ from rag_experiments.retriever.dense import Dense
 from rag_experiments.retriever.dense_search import index_key
 from rag_experiments.retriever.embeddings import embeddings_key
 from rag_experiments.retriever.index import Hnsw, IvfPq
+from rag_experiments.trainer.distill import Distill
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -91,14 +92,16 @@ RUNS = {
 ALL = {"data", "embeddings", "index", "retrieval", "untrained"}
 
 # The stages that a setting makes anew: the longest name that a setting's begins with counts.
-# `untrained` stands here wherever other hits or another p(z|x) may be read.
-READS_OTHERS = {"retrieval", "untrained"}
+# `untrained` stands here wherever other hits or another p(z|x) may be read, `posterior` wherever
+# other passages may be weighed.
+READS_OTHERS = {"retrieval", "untrained", "posterior"}
 ANEW = {
     "data": {"data"},  # what follows goes by the content that comes out
-    "task": {"untrained"},
+    "task": {"untrained", "posterior"},
     "task.objective": set(),
     "task.temperature": set(),
-    "model": {"untrained"},
+    "model": {"untrained", "posterior"},
+    "model.decoding": {"untrained"},
     "model.label_smoothing": set(),
     "model.generator.gradient_checkpointing": set(),
     "model.generator.adapter": set(),
@@ -118,6 +121,8 @@ ANEW = {
         for name in ("k1", "b", "method", "stopwords")
     },
     "trainer": set(),
+    "trainer.passages": {"posterior"},
+    "trainer.teacher_temperature": {"posterior"},
     "metrics": set(),
     "tracking": set(),
     "test": set(),
@@ -162,6 +167,10 @@ def keys(run: Run, cache_dir: Path, **runtime_fields: Any) -> dict[str, Any]:
         "retrieval": retrieval.digest,
         "untrained": stages.answers_key(run, runtime, examples).digest,
     }
+    if isinstance(run.trainer, Distill):
+        weighed = f"{retrieval.digest}, the first {run.trainer.passages}"
+        softness = run.trainer.teacher_temperature
+        found["posterior"] = stages.posterior_key(run, runtime, weighed, softness).digest
     whole = getattr(run.retriever, "first", run.retriever)
     for part in (whole, *(getattr(whole, name, None) for name in ("lexical", "dense"))):
         if isinstance(part, BM25):
@@ -241,7 +250,7 @@ def test_every_setting_makes_anew_what_depends_on_it_and_nothing_else(name, runs
         anew = {stage for stage in before if before[stage] != after.get(stage)}
         want = expected(place, name) & before.keys()
         if place == "model.generator.adapter" and run.model.generator.adapter is None:
-            want = {"untrained"}  # whether there are adapters at all decides the precision
+            want = {"untrained", "posterior"} & before.keys()  # it decides the precision
         if anew != want:
             wrong.append(f"{place}: {sorted(anew)}, not {sorted(want)}")
     assert not wrong, "\n".join(wrong)
@@ -506,6 +515,21 @@ def test_what_changed_is_computed_and_the_rest_is_read(folder):
         ["untrained"],  # the validation questions, which were answered during training only
         ["data", "index", "retrieval", "retrieval", "untrained"],
     )
+
+
+def test_passages_are_weighed_once_for_distillations_of_other_settings(folder):
+    dense = [*("retriever=dense", "retriever/encoder=tiny", "model/query_encoder=tiny")]
+    line = [*dense, *TRAINED, "trainer=distill", "trainer.passages=2", "test.references=false"]
+    first, computed, _ = folder.start("cache", *line, "trainer.learning_rate=0.01")
+    assert computed.count("posterior") == 1
+    _, computed, read = folder.start("cache", *line, "trainer.learning_rate=0.5", "seed=7")
+    assert computed == []
+    assert read.count("posterior") == 1
+    _, computed, _ = folder.start("cache", *line, "trainer.teacher_temperature=2.0")
+    assert computed == ["posterior"]
+    same, computed, _ = folder.start("other", *line, "trainer.learning_rate=0.01")
+    assert "posterior" in computed
+    assert same == first
 
 
 def test_a_sweep_does_nothing_twice(folder, monkeypatch):

@@ -42,6 +42,7 @@ def make_training(tmp_path):
             retrieve=None,  # type: ignore[arg-type]
             validate=validate,
             objective="f1",
+            weigh=model.weigh,
             log=lambda *_: None,
             folder=tmp_path / "checkpoints",
             runtime=runtime,
@@ -127,6 +128,7 @@ def start(tmp_path):
                 retrieve=None,  # type: ignore[arg-type]
                 validate=validate if trainer.eval_strategy != "no" else None,
                 objective="f1",
+                weigh=model.weigh,
                 log=log,
                 folder=tmp_path / folder,
                 runtime=runtime,

@@ -278,9 +278,7 @@ class DistillLoop(RankingLoop):
                 len(found),
             )
         equal = [replace(e, log_prior=_uniform(len(e.passages))) for e in several]
-        weights = training.model.weigh(
-            equal, temperature=option.teacher_temperature, progress="weighing passages"
-        )
+        weights = training.weigh(equal, option.teacher_temperature, "weighing passages")
         return [
             Weighed(example.question, tuple(p.id for p in example.passages), own)
             for example, own in zip(several, weights, strict=True)

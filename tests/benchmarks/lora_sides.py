@@ -144,6 +144,7 @@ class LoraSides:
             retrieve=None,  # type: ignore[arg-type]  # passages are fixed
             validate=None,
             objective="",
+            weigh=self.models[column].weigh,
             log=lambda values, step: None,
             folder=Path(self.folder.name),
             runtime=runtime,

@@ -40,7 +40,8 @@ def measure(line: str, splits: list[str]) -> dict[str, np.ndarray]:
     GlobalHydra.instance().clear()
     (run,) = Composer().plan([*fixed, *words]).jobs
     runtime = reproducibility.resolve_runtime(run.cache_dir, run.device, run.precision, run.seed)
-    data = experiment.load_data(run, Stages(run, runtime))
+    stages = Stages(run, runtime)
+    data = experiment.load_data(stages)
     experiment.check_data(run, data, runtime)
     reproducibility.seed_everything(run.seed)
     by_vector = run.retriever.uses_query_vectors
@@ -52,7 +53,7 @@ def measure(line: str, splits: list[str]) -> dict[str, np.ndarray]:
             pipeline.fit_temperature(data.validation)
         with tempfile.TemporaryDirectory() as output:
             recorder = Recorder()
-            experiment.train(run, data, pipeline, (None, None), runtime, recorder, Path(output))
+            experiment.train(stages, data, pipeline, (None, None), recorder, Path(output))
     questions = [q for split in splits for q in getattr(data, split) if q.passage_ids]
     found = as_predictions(questions, pipeline.search(questions))
     return {m.name: np.array([m.score(prediction) for prediction in found]) for m in METRICS}
