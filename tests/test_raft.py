@@ -89,7 +89,15 @@ def test_training_is_on_these_examples_and_validation_is_left_alone(monkeypatch,
     validate = dict
     examples = [example(1, "a", "b")]
     training = Training(
-        None, examples, RETRIEVE, validate, "f1", print, tmp_path, Runtime(tmp_path)
+        model=None,
+        examples=examples,
+        retrieve=RETRIEVE,
+        validate=validate,
+        objective="f1",
+        weigh=lambda *_: [],
+        log=print,
+        folder=tmp_path,
+        runtime=Runtime(tmp_path),
     )
     Raft(gold_share=1.0).fit(training)
     (seen,) = given
