@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -295,6 +296,25 @@ def test_the_command_says_where_a_password_belongs():
 def test_a_silent_server_is_one_line_at_once(no_proxy):
     with pytest.raises(UserError, match=r"tracking\.uri: nothing answers at http://\*\*\*@127"):
         Mlflow(uri="http://me:secret@127.0.0.1:9").prepare()
+
+
+def test_a_silent_database_is_one_line_at_once():
+    with socket.socket() as taken:  # bound and not listening: nothing else answers there
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        line = rf"tracking\.uri: nothing answers at postgresql.*\*\*\*@127\.0\.0\.1:{port}/runs "
+        with pytest.raises(UserError, match=line + r"\(.*refused.*start the database"):
+            Mlflow(uri=f"postgresql+psycopg://me:secret@127.0.0.1:{port}/runs").prepare()
+        taken.listen()
+        Mlflow(uri=f"mysql://me:secret@127.0.0.1:{port}/runs")._require_answer()
+
+
+def test_a_database_whose_address_names_no_host_is_left_to_its_driver():
+    for uri in (
+        "postgresql:///runs?host=/var/run/nowhere",
+        "mssql+pyodbc://me:pw@name_of_a_source",
+    ):
+        Mlflow(uri=uri)._require_answer()
 
 
 def test_a_database_of_something_else_is_left_alone(tmp_path):

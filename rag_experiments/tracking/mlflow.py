@@ -7,13 +7,14 @@ import logging
 import os
 import re
 import shlex
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+PORTS = {"postgresql": 5432, "mysql": 3306}
+"""The usual ports of databases whose addresses name a host."""
 _UI = "http://127.0.0.1:5000"
 _VIEW = "mlflow.sharedViewState."
 _BY_START = ["attributes.start_time"]
@@ -368,9 +371,22 @@ class Mlflow(Option):
         return (folder / "mlartifacts").as_uri()
 
     def _require_answer(self, seconds: float = 10) -> None:
-        # MLflow itself tries a silent server again for minutes.
-        if urlsplit(self._uri()).scheme not in ("http", "https"):
-            return
+        # MLflow itself tries a silent server, or database, again for minutes.
+        scheme = urlsplit(self._uri()).scheme.partition("+")[0]
+        if scheme in ("http", "https"):
+            reason = self._ask_server(seconds)
+            hint = "start the server (mlflow server), look at HTTPS_PROXY and NO_PROXY"
+        else:
+            reason = self._ask_database(PORTS.get(scheme), seconds)
+            hint = "start the database, look at its host and port"
+        if reason:
+            raise UserError(
+                f"tracking.uri: nothing answers at {mask(self._uri())} ({mask(reason)[:200]}); "
+                f"{hint}, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a file"
+            )
+
+    def _ask_server(self, seconds: float) -> str:
+        """Why a server cannot be used; empty where it answers."""
         import requests  # what MLflow asks with: the same proxies and certificates
 
         insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
@@ -382,15 +398,25 @@ class Mlflow(Option):
                 verify=False if insecure else certificates,
             )
             # Any other refusal is a server's own; these are a proxy's that found none.
-            reason = f"status {answer.status_code}" if answer.status_code in (502, 503, 504) else ""
+            return f"status {answer.status_code}" if answer.status_code in (502, 503, 504) else ""
         except (OSError, ValueError) as error:  # an address can be malformed, too
-            reason = " ".join(str(error).split())
-        if reason:
-            raise UserError(
-                f"tracking.uri: nothing answers at {mask(self._uri())} ({mask(reason)[:200]}); "
-                "start the server (mlflow server), look at HTTPS_PROXY and NO_PROXY, or leave "
-                "tracking.uri and MLFLOW_TRACKING_URI empty for a file"
-            )
+            return " ".join(str(error).split())
+
+    def _ask_database(self, port: int | None, seconds: float) -> str:
+        """Why a database with this usual port cannot be reached; empty where it can, or where its
+        address does not say how (a file, a socket, a name of the driver's own)."""
+        address = urlsplit(self._uri())
+        if (
+            port is None
+            or not address.hostname
+            or {"host", "unix_socket"} & {*parse_qs(address.query)}
+        ):
+            return ""
+        try:
+            socket.create_connection((address.hostname, address.port or port), seconds).close()
+        except OSError as error:
+            return str(error)
+        return ""
 
     def _page(self, experiment: str) -> str:
         uri = self._uri()
