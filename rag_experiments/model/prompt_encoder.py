@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -34,11 +35,18 @@ class PromptEncoder:
         self.task = task
         self.seed = seed
         self.chat = option.chat and bool(tokenizer.chat_template)
+        self.control = ControlTokens(tokenizer)
         self.cut = 0
 
     def write(self, question: Question, passages: Sequence[Passage]) -> str:
-        """A prompt as the model was taught to read it: in its chat template, if it has one."""
+        """A prompt as the model was taught to read it: in its chat template, if it has one.
+
+        What looks like a control token in question or passages is text, and opens or ends nothing.
+        """
         prompt, system = self.task.render(question, passages, self.seed), self.task.system
+        if self.control.stand_in(prompt):
+            plain = self.control.break_up([question, *passages])
+            prompt = self.task.render(plain[0], plain[1:], self.seed)
         if not self.chat:
             return f"{system}\n\n{prompt}" if system else prompt
         messages = [{"role": "system", "content": system}] if system else []
@@ -237,6 +245,44 @@ class PromptEncoder:
                 return shorter, ids
             # Pieces join other pieces at a seam, so the sum can be off by a few tokens.
             cap = max(0, cap - max(1, (len(ids) - limit) // len(passages)))
+
+
+class ControlTokens:
+    """The texts that a tokenizer reads as its special tokens, e.g. `<|im_end|>`."""
+
+    def __init__(self, tokenizer: Any):
+        tokens = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len)
+        found = [re.escape(token) for token in reversed(tokens) if len(token) > 1]
+        self.pattern = re.compile("|".join(found) or "(?!)")
+        self.said = False
+
+    def stand_in(self, text: str) -> bool:
+        """Whether a text has one."""
+        return self.pattern.search(text) is not None
+
+    def break_up(self, value: Any) -> Any:
+        """The same strings, lists, tuples and dataclasses with a space in every control token."""
+        if isinstance(value, str):
+            return self.pattern.sub(self._space, value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self.break_up, value))
+        if is_dataclass(value) and not isinstance(value, type):
+            own = {field.name: getattr(value, field.name) for field in fields(value)}
+            return replace(value, **{name: self.break_up(each) for name, each in own.items()})
+        return value
+
+    def _space(self, match: re.Match[str]) -> str:
+        token = match[0]
+        broken = f"{token[0]} {token[1:]}"
+        if not self.said:
+            self.said = True
+            log.warning(
+                "a question or passage has %r, a control token of the generator; prompts show such "
+                "tokens as text: %r",
+                token,
+                broken,
+            )
+        return broken
 
 
 class LongestPassages:
