@@ -71,14 +71,14 @@ def add_passages(
     """
     from datasets import Dataset, concatenate_datasets
 
-    from rag_experiments import bundle, config
+    from rag_experiments import bundle, options
     from rag_experiments.runtime import disk
     from rag_experiments.runtime.reproducibility import resolve_runtime
 
     folder = bundle.locate(run)
     raw, facts = bundle.read(folder)
     task, retriever = (
-        config.build(raw[group], group, check_paths=False) for group in ("task", "retriever")
+        options.build(raw[group], group, check_paths=False) for group in ("task", "retriever")
     )
     if task.records != "questions":
         raise UserError(
@@ -127,7 +127,7 @@ def add_passages(
 
 def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
     """Read passages, and prepare them as the data of a run was prepared."""
-    from rag_experiments import config
+    from rag_experiments import options
     from rag_experiments.data import corpus
     from rag_experiments.data.preparation import Limit, Preparation
     from rag_experiments.data.problems import Problems
@@ -137,7 +137,7 @@ def read_passages(source: Path, raw: DictConfig, runtime: Runtime) -> Dataset:
     read = read_knowledge_source(source, problems, runtime.cache_dir)
     preparation: Any = Preparation()
     if "preparation" in raw.data:  # an option of one's own may have none
-        preparation = config.build(raw.data.preparation, "data.preparation")
+        preparation = options.build(raw.data.preparation, "data.preparation")
     if is_corpus(source) and not preparation.shortens:
         long = corpus.describe_long(read.passages)
         if long is not None:

@@ -48,13 +48,13 @@ def export(run: Path, folder: Path, cache_dir: Path | None = None) -> None:
     The folder's passages and index stay behind: transformers reads its own. Raises UserError
     where the folder holds something, or where transformers has no such model.
     """
-    from rag_experiments import bundle, config
+    from rag_experiments import bundle, options
     from rag_experiments.model.checkpoint import check_exportable, save_checkpoint
     from rag_experiments.pipeline import RagPipeline
 
     _require_new(folder)
     raw, _ = bundle.read(bundle.locate(run))
-    check_exportable(config.build(raw.model, "model", check_paths=False))
+    check_exportable(options.build(raw.model, "model", check_paths=False))
     # On the CPU, and in float32: frozen weights may be kept in a narrower type elsewhere.
     pipeline = RagPipeline.load(
         run, device="cpu", precision="float32", cache_dir=cache_dir, encode_queries=True

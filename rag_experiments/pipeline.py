@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from omegaconf import DictConfig
 
-from rag_experiments import bundle, config
+from rag_experiments import bundle, options
 from rag_experiments.contracts import (
     Example,
     Hit,
@@ -324,15 +324,15 @@ class RagPipeline:
         self.passages.to_parquet(folder / "passages.parquet")
         if self.shots is not None:
             self.shots.save(folder)
-        options = {"model": self.model.option, "retriever": self.retriever}
-        names = bundle.base_weights(options, folder)
+        parts = {"model": self.model.option, "retriever": self.retriever}
+        names = bundle.base_weights(parts, folder)
         bundle.write_config(folder, raw, names, cache_dir)
         facts = {
             "temperature": self.temperature,
             "label_temperature": self.label_temperature,
             "passages": len(self.passages),
             "weights": bundle.fingerprint_weights(names, cache_dir),
-            "whole": bundle.own_weights(options, folder),
+            "whole": bundle.own_weights(parts, folder),
         }
         bundle.seal(folder, facts)
 
@@ -361,7 +361,7 @@ class RagPipeline:
         # Trained weights and the index are in the folder. What the run began with may be gone;
         # where it is needed all the same, loading says so.
         task, model, retriever = (
-            config.build(raw[group], group, check_paths=False)
+            options.build(raw[group], group, check_paths=False)
             for group in ("task", "model", "retriever")
         )
         cache_dir = cache_dir or bundle.find_cache(folder, raw.cache_dir)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rag_experiments import config
+from rag_experiments import options
 from rag_experiments.contracts import UserError
 from rag_experiments.tracking import journal
 from rag_experiments.tracking.mlflow import Mlflow
@@ -45,7 +45,7 @@ def upload(folder: Path, uri: str | None = None) -> str:
     """Record what a run kept; return a line that says where."""
     raw = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(raw, DictConfig)
-    store = config.build(raw.tracking, "tracking", check_paths=False)
+    store = options.build(raw.tracking, "tracking", check_paths=False)
     if not isinstance(store, Mlflow):
         raise UserError(f"{folder}: its tracking is {type(store).__name__}, not MLflow")
     if uri is not None:

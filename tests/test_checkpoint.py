@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from rag_experiments import __main__ as entry
-from rag_experiments import config
+from rag_experiments import options
 from rag_experiments.composition.composer import Composer
 from rag_experiments.contracts import Example, Passage, Question, Runtime, UserError
 from rag_experiments.export import export
@@ -55,7 +55,7 @@ SIZES = {
     "max_position_embeddings": 256,
 }
 TASK = QuestionAnswering(
-    prompt=config.build(yaml.safe_load((CONF / "task/prompt/rag.yaml").read_text("utf-8"))),
+    prompt=options.build(yaml.safe_load((CONF / "task/prompt/rag.yaml").read_text("utf-8"))),
     max_answer_tokens=6,
 )
 QUESTIONS = ("Who was it?", "What is a plasmid made of?", "Where?")

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
-from rag_experiments import config
+from rag_experiments import config, options
 from rag_experiments.contracts import Option, UserError
 
 HERE = __name__
@@ -293,8 +293,8 @@ def test_questions_and_passages_must_be_vectors_of_one_space(queries, passages, 
 
 def test_a_saved_run_is_built_without_the_files_that_it_began_with():
     with pytest.raises(UserError, match=r"data\.path: 'gone' does not exist"):
-        config.build(node("Data", path="gone"), "data")
-    assert config.build(node("Data", path="gone"), "data", check_paths=False) == Data(path="gone")
+        options.build(node("Data", path="gone"), "data")
+    assert options.build(node("Data", path="gone"), "data", check_paths=False) == Data(path="gone")
 
 
 def test_conflicts_are_reported_beside_a_broken_group():
@@ -303,12 +303,12 @@ def test_conflicts_are_reported_beside_a_broken_group():
 
 
 def test_build_returns_nested_options_and_lists():
-    built = config.build({"parts": [node("Generator", weights="a"), 3]}, "somewhere")
+    built = options.build({"parts": [node("Generator", weights="a"), 3]}, "somewhere")
     assert built == {"parts": [Generator(weights="a"), 3]}
     with pytest.raises(UserError, match=r"somewhere\.parts\[0\]\.weights: 3 must be a valid str"):
-        config.build({"parts": [node("Generator", weights=3)]}, "somewhere")
+        options.build({"parts": [node("Generator", weights=3)]}, "somewhere")
 
 
 def test_nearest_is_silent_without_a_near_word():
-    assert config.nearest("zebra", ["bm25", "dense"]) == ""
-    assert config.nearest("BM52", ["bm25", "dense"]) == "; did you mean bm25?"
+    assert options.nearest("zebra", ["bm25", "dense"]) == ""
+    assert options.nearest("BM52", ["bm25", "dense"]) == "; did you mean bm25?"

@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset
 from pydantic import ValidationError
 
-from rag_experiments import config
 from rag_experiments.composition.composer import Composer
+from rag_experiments.conflicts import find_conflicts
 from rag_experiments.contracts import Hit, Question, Runtime
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.retriever.bm25 import BM25
@@ -220,7 +220,7 @@ def test_vectors_of_two_spaces_are_refused_with_the_place():
     composed = Composer().plan(["retriever=iterative", "retriever@retriever.first=dense"]).jobs[0]
     first = composed.retriever.first.model_copy(update={"encoder": TINY})
     retriever = composed.retriever.model_copy(update={"first": first})
-    problems = config.conflicts({"retriever": retriever, "model": composed.model})
+    problems = find_conflicts({"retriever": retriever, "model": composed.model})
     assert len(problems) == 1
     assert "but retriever.first.encoder.weights is 'random:bert'" in problems[0]
     assert problems[0].endswith("model/query_encoder and retriever/encoder@retriever.first.encoder")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from rag_experiments import config
+from rag_experiments import config, options
 from rag_experiments.contracts import Answer, Hit, Question, UserError
 from rag_experiments.evaluation import references
 from rag_experiments.evaluation.references import predict_references
@@ -122,4 +122,4 @@ def test_the_switch_is_checked():
     assert config.Test().references
     node = {"_target_": "rag_experiments.config.Test", "references": "maybe"}
     with pytest.raises(UserError, match=r"test\.references: 'maybe'"):
-        config.build(node, "test")
+        options.build(node, "test")

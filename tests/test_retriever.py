@@ -628,7 +628,7 @@ NESTED = [
 def test_every_config_builds(name, overrides):
     from hydra import compose, initialize_config_dir
 
-    from rag_experiments.config import build
+    from rag_experiments.options import build
 
     with initialize_config_dir(str(CONF.parent), version_base="1.3"):
         node = compose(overrides=[f"+retriever={name}", *overrides]).retriever

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from rag_experiments import config
+from rag_experiments.conflicts import find_conflicts
 from rag_experiments.contracts import Answer, Example, Hit, Question, Runtime
 from rag_experiments.evaluation.variation import add_rewordings, add_samples
 from rag_experiments.metrics.consistency import RewordingConsistency, SampleConsistency
@@ -136,7 +137,7 @@ def test_what_is_compared_has_to_be_made(test, labels, problems):
     metrics = {"samples": SampleConsistency(), "rewordings": RewordingConsistency()}
     task = SimpleNamespace(name="question_answering", objective="f1", labels=labels)
     rooms = {"test": config.Test(**test), "task": task, "metrics": metrics}
-    found = [line for line in config.conflicts(rooms) if "objective" not in line]
+    found = [line for line in find_conflicts(rooms) if "objective" not in line]
     assert len(found) == len(problems)
     assert all(part in line for part, line in zip(problems, found, strict=True))
 

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rag_experiments import config
+from rag_experiments import config, options
 from rag_experiments.composition import launcher
 from rag_experiments.composition.loader import Loader, is_mapping
 from rag_experiments.composition.overrides import parse, quote, read_choices, read_key, shorten
@@ -367,7 +367,7 @@ class Composer:
             raise HydraException("a value or a key is nested too deeply") from None
         except (OSError, TypeError, AttributeError, AssertionError) as error:
             # Hydra takes names of options for files, null for a text, and ${...} for granted.
-            reason = config.first_line(error) or type(error).__name__
+            reason = options.first_line(error) or type(error).__name__
             raise HydraException(f"Hydra cannot compose it: {reason}") from error
         assert isinstance(composed, DictConfig)
         for part in ("launcher", "sweeper"):
@@ -418,7 +418,7 @@ class Composer:
         if key not in self.groups:
             if "/" not in key:
                 return line, []
-            return None, [f"{line}: no group {key!r}{config.nearest(key, self.groups)}"]
+            return None, [f"{line}: no group {key!r}{options.nearest(key, self.groups)}"]
         if key == "experiment" and not override.is_add():
             return f"+{line}", [f"{line}: an experiment is added to the defaults: write +{line}"]
         adds = override.is_add() or override.is_force_add()
@@ -432,17 +432,17 @@ class Composer:
             values = read_choices(override)
         except ValueError as error:
             return None, [f"{line}: {error}"]
-        options = self.loader.get_group_options(key, ObjectType.CONFIG)
-        unknown = [value for value in values if value not in options]
+        legal = self.loader.get_group_options(key, ObjectType.CONFIG)
+        unknown = [value for value in values if value not in legal]
         problems = [
-            f"{key}={value}: no such option{config.nearest(value, options)} "
-            f"(legal: {', '.join(options)})"
+            f"{key}={value}: no such option{options.nearest(value, legal)} "
+            f"(legal: {', '.join(legal)})"
             for value in unknown
         ]
         if not problems:
             return line, []
         # The nearest option stands in, so that the keys below it can be judged.
-        near = [get_close_matches(value, options, n=1, cutoff=0.6) for value in values]
+        near = [get_close_matches(value, legal, n=1, cutoff=0.6) for value in values]
         if not all(near):
             return None, problems
         return f"{override.get_key_element()}={','.join(n[0] for n in near)}", problems
@@ -521,7 +521,7 @@ def _unknown_keys(node: DictConfig, place: str, skip: Sequence[str] = ()) -> lis
     for name in map(str, node):
         part = node._get_node(name)
         if name not in (*legal, *skip):
-            near = config.nearest(name, legal)
+            near = options.nearest(name, legal)
             problems.append(f"{place}.{name}: unknown key{near} (legal here: {', '.join(legal)})")
         elif isinstance(part, DictConfig) and is_mapping(part) and name not in skip:
             problems += _unknown_keys(part, f"{place}.{name}")

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rag_experiments.config import nearest
+from rag_experiments.options import nearest
 
 PLUGINS = {
     "hydra_joblib_launcher": ("joblib", "joblib"),

@@ -16,7 +16,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, open_dict
 
-from rag_experiments import config
+from rag_experiments import config, options
 from rag_experiments.composition.overrides import read_key
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Loader(ConfigLoaderImpl):
 
         def visit(tuned: Any, node: Any, place: str) -> None:
             target = node._get_node("_target_")
-            legal = config.fields(target._value()) if target is not None else None
+            legal = options.fields(target._value()) if target is not None else None
             dropped: list[str] = []
             for key in map(str, tuned):
                 where, part, deeper = f"{place}.{key}", node._get_node(key), tuned._get_node(key)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from rag_experiments import config
+from rag_experiments import options
 from rag_experiments.contracts import UserError
 from rag_experiments.metrics.evaluation import Estimate
 from rag_experiments.rating import ratings, sheet
@@ -206,7 +206,7 @@ def _find(run: dict[str, str], uri: str | None, notes: list[str]) -> TracedRun |
     if not file.is_file():
         notes.append(f"not recorded: {file} is not there; was the run's folder moved?")
         return None
-    store = config.build(OmegaConf.select(OmegaConf.load(file), "tracking"), "tracking")
+    store = options.build(OmegaConf.select(OmegaConf.load(file), "tracking"), "tracking")
     if not isinstance(store, Mlflow):
         notes.append(f"not recorded: {folder} was not tracked")
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rag_experiments import config
+from rag_experiments import options
 from rag_experiments.contracts import Tracking, UserError
 from rag_experiments.metrics.base import is_greater_better
 from rag_experiments.parameters import flatten, mask
@@ -86,7 +86,7 @@ class Run:
     @cached_property
     def tracking(self) -> Tracking:
         """Where the run is recorded."""
-        tracking: Tracking = config.build(self.raw.tracking, "tracking", check_paths=False)
+        tracking: Tracking = options.build(self.raw.tracking, "tracking", check_paths=False)
         return tracking
 
 
@@ -219,7 +219,7 @@ def _directions(raw: DictConfig) -> tuple[frozenset[str], list[str]]:
     smaller, notes = set(), []
     for key, node in (raw.get("metrics") or {}).items():
         try:
-            metric = config.build(node, f"metrics.{key}", check_paths=False)
+            metric = options.build(node, f"metrics.{key}", check_paths=False)
         except UserError as error:
             notes.append(f"{error}: larger scores of it are taken for the better ones")
             continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from rag_experiments import config
+from rag_experiments import options
 from rag_experiments.contracts import Option, UserError
 from rag_experiments.metrics.base import is_greater_better
 from rag_experiments.parameters import mask
@@ -105,7 +105,7 @@ class Search(Option):
         except Exception as error:  # of any database's driver
             raise UserError(
                 f"{PLACE}.storage: {mask(self.storage)!r} cannot be opened: "
-                f"{mask(config.first_line(error) or repr(error))}"
+                f"{mask(options.first_line(error) or repr(error))}"
             ) from error
 
 
@@ -127,7 +127,7 @@ def read(hydra: Any) -> Search:
     values = OmegaConf.to_container(hydra.sweeper, resolve=True)
     assert isinstance(values, dict)
     own = {str(name): value for name, value in values.items() if name != "_target_"}
-    return config.construct(Search, own, PLACE)
+    return options.construct(Search, own, PLACE)
 
 
 def read_objectives(search: Search, master: DictConfig) -> tuple[Objective, ...]:
@@ -135,7 +135,7 @@ def read_objectives(search: Search, master: DictConfig) -> tuple[Objective, ...]
 
     `master` is the composed configuration of the sweep.
     """
-    metrics = config.build(master.metrics, "metrics", check_paths=False)
+    metrics = options.build(master.metrics, "metrics", check_paths=False)
     greater = {metric.name: is_greater_better(metric) for metric in metrics.values()}
     names = search.names or (str(master.task.objective),)
     directions: Sequence[Any] = _tuple(search.direction) or [
@@ -143,7 +143,7 @@ def read_objectives(search: Search, master: DictConfig) -> tuple[Objective, ...]
     ]
     problems = [
         f"{PLACE}.objective: {name!r} is not among the configured metrics"
-        f"{config.nearest(name, greater)} (legal here: {', '.join(greater)})"
+        f"{options.nearest(name, greater)} (legal here: {', '.join(greater)})"
         for name in names
         if name not in greater
     ]
@@ -192,11 +192,11 @@ def _build(settings: Mapping[str, Any], key: str, package: str) -> Any:
     except (ImportError, AttributeError, ValueError):
         legal = [f"{package}.{each}" for each in importlib.import_module(package).__all__]
         raise UserError(
-            f"{key}._target_: {target!r} cannot be imported{config.nearest(target, legal)}"
+            f"{key}._target_: {target!r} cannot be imported{options.nearest(target, legal)}"
         ) from None
     known = inspect.signature(kind).parameters
     problems = [
-        f"{key}.{each}: unknown key{config.nearest(each, known)} (legal here: {', '.join(known)})"
+        f"{key}.{each}: unknown key{options.nearest(each, known)} (legal here: {', '.join(known)})"
         for each in arguments
         if each not in known
     ]
@@ -206,7 +206,7 @@ def _build(settings: Mapping[str, Any], key: str, package: str) -> Any:
         return kind(**arguments)
     except Exception as error:
         raise UserError(
-            f"{key}: {name} does not take this: {config.first_line(error) or repr(error)}"
+            f"{key}: {name} does not take this: {options.first_line(error) or repr(error)}"
         ) from error
 
 

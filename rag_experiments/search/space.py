@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 
-from rag_experiments.config import nearest
+from rag_experiments.options import nearest
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
