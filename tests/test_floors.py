@@ -23,6 +23,8 @@ FLOORS = {
     "spreadsheet": 1,
     "store": 1,  # it knows no stage, and the retriever keeps embeddings in it
     **dict.fromkeys(ROOMS, 2),
+    "options": 3,
+    "conflicts": 3,
     "config": 3,
     "parameters": 3,
     "tracking": 3,
