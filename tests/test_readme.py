@@ -68,6 +68,20 @@ def test_every_number_of_a_table_of_results_stands_beside_its_command():
             assert before.endswith("```") or "python -m rag_experiments" in table, table
 
 
+def test_results_on_public_data_stand_in_their_records():
+    section = README.read_text("utf-8").partition("## Results on public data\n")[2]
+    rows = [row for row in section.partition("\n## ")[0].splitlines() if "](tests/" in row]
+    assert len(rows) >= 5
+    figure = r"[+-]?\d\.\d{3} \[[+-]?\d\.\d{3}, [+-]?\d\.\d{3}\]"
+    for row in rows:
+        places = re.findall(r"\]\((tests/[^)]*)\)", row)
+        records = "".join((README.parent / place).read_text("utf-8") for place in places)
+        shown = [found.replace("+", "") for found in re.findall(figure, row)]
+        there = [found.replace("+", "") for found in re.findall(figure, records)]
+        assert shown, row
+        assert set(shown) <= set(there), row
+
+
 def tools() -> list[str]:
     """Commands of the README beside the entry's, e.g. `python -m rag_experiments.report ...`."""
     return [line for line in all_commands() if line.startswith("python -m rag_experiments.")]
