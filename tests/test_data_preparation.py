@@ -108,6 +108,14 @@ def test_chunks_have_ids_documents_and_gold():
     )
 
 
+def test_a_label_makes_no_chunk_the_right_one():
+    passages = [Passage("p", "", "No fever. Tumours shrank.")]
+    train = [Question(answer, f"{answer}?", (answer,), ("p",)) for answer in ("no", "Yes", "fever")]
+    chunk = Chunk(unit="sentences", size=1, overlap=0)
+    data = prepare(Preparation(chunk=chunk), passages, train)
+    assert [q.passage_ids for q in data.train] == [("p#0", "p#1"), ("p#0", "p#1"), ("p#0",)]
+
+
 def test_a_chunk_never_takes_the_id_of_a_passage():
     passages = [Passage("a#0", "", "x"), Passage("a", "", "one two")]
     with pytest.raises(UserError, match="'a#0' is that of a passage and of a chunk of 'a'"):

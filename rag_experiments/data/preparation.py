@@ -28,7 +28,7 @@ from rag_experiments.data.problems import number, quote
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.functional.first_places import FirstPlaces
 from rag_experiments.functional.sentences import find_sentences
-from rag_experiments.functional.text import contains_answer
+from rag_experiments.functional.text import contains_answer, is_label
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ class Preparation(Option):
     """Passages with the same title and text (normalized) are merged into the first."""
     chunk: Chunk = Chunk()
     """Chunks of passage `p` are `p#0`, `p#1`, ...; each has `p` as `document_id`. A question's
-    gold chunks are those that contain an accepted answer, or all chunks where none does."""
+    gold chunks are those that contain an accepted answer, or all chunks where none does, and
+    for labels (yes, no, maybe, ...)."""
     max_words: Count | None = None
     """Passages (chunks) are cut after so many words."""
     limit: Limit = Limit()
@@ -318,10 +319,12 @@ class _Steps:
                         )
                     yield name, title, piece, document_id
                 for question in asking.get(identity, ()):
+                    # A label such as "no" stands in most texts, and makes no chunk the right one.
+                    answers = [answer for answer in question.answers if not is_label(answer)]
                     with_answer = (
                         name
                         for name, piece in parts.items()
-                        if any(contains_answer(piece, answer) for answer in question.answers)
+                        if any(contains_answer(piece, answer) for answer in answers)
                     )
                     gold[identity, question.answers] = tuple(with_answer) or tuple(parts)
 
