@@ -111,6 +111,18 @@ def test_an_example_with_context_has_its_gold_passage():
     assert rendered == "[1] Ligase: It joins. Q: Why? A: so [1]\n\nQ: How?"
 
 
+def test_an_example_without_an_answer_cites_nothing():
+    option = task(
+        examples=1,
+        example="{context} Q: {question} A: {answer}",
+        passage="[{number}] {text}",
+    ).model_copy(update={"abstention": "unanswerable"})
+    unanswerable = Question("t9", "Why?", (), ("p1",))
+    shot = Shot("Why?", option.target(unanswerable), Passage("p1", "", "It joins."))
+    rendered = option.render(Question("x", "How?", shots=(shot,)))
+    assert rendered == "[1] It joins. Q: Why? A: unanswerable\n\nQ: How?"
+
+
 def test_examples_come_before_the_question_and_its_passages():
     shots = (Shot("One?", "1"), Shot("Two?", "2"))
     asked = Question("x", "Three?", shots=shots)

@@ -160,7 +160,7 @@ class Prompt(Templates):
                 self.render_passage(passage, number) for number, passage in enumerate(ordered, 1)
             )
             template = self.template
-        shown = map(self.render_shot, shots)
+        shown = [self.render_shot(shot, abstention) for shot in shots]
         return _BETWEEN_EXAMPLES.join([*shown, fill(template, values)])
 
     def arrange(self, question: str, passages: Sequence[Passage], seed: int) -> list[Passage]:
@@ -176,12 +176,12 @@ class Prompt(Templates):
         """Return one passage as it stands in {context}."""
         return fill_passage(self.passage, passage, {"number": str(number)})
 
-    def render_shot(self, shot: Shot) -> str:
-        """Return one example."""
+    def render_shot(self, shot: Shot, abstention: str = "") -> str:
+        """Return one example; an abstention cites nothing."""
         values = {"question": shot.question, "answer": shot.answer}
         if self.shows_gold and shot.passage is not None:
             values["context"] = self.render_passage(shot.passage)
-            if self.cites:
+            if self.cites and shot.answer != abstention:
                 values["answer"] = add_citation(shot.answer, 1)
         return fill(self.example, values)
 
