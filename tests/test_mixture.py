@@ -76,6 +76,11 @@ def test_a_share_of_the_training_questions_is_drawn_with_the_seed(parts, tmp_pat
     assert all(list(ids) == sorted(ids) for ids in drawn)  # in the order of the data
 
 
+def test_the_seed_also_decides_on_what_a_mixture_in_a_mixture_draws(parts):
+    assert Mixture(parts={"all": Mixture(parts=parts, shares={"b": 0.5})}).draws
+    assert not Mixture(parts={"all": Mixture(parts=parts)}).draws
+
+
 def test_a_larger_share_contains_the_smaller(parts, tmp_path):
     small, large = (
         {q.id for q in Mixture(parts=parts, shares={"b": s}).load(runtime(tmp_path)).train}

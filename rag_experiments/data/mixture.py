@@ -63,7 +63,8 @@ class Mixture(Option):
     @property
     def draws(self) -> bool:
         """Whether the seed decides on what is read."""
-        return any(0 < share < 1 for share in self.shares.values())
+        own = any(0 < share < 1 for share in self.shares.values())
+        return own or any(getattr(part, "draws", False) for part in self.parts.values())
 
     def files(self) -> list[Path] | None:
         """The files of all parts; None where one cannot tell its own."""
