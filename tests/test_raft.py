@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,16 @@ def test_a_share_has_distractors_alone():
     assert len(with_gold) == 7
     assert all(len(m.passages) == 4 for m in with_gold)
     assert all(set(names(m)) == {"a", "b", "c"} for m in made if m not in with_gold)
+
+
+def test_questions_without_an_answer_have_distractors_alone_whatever_passage_they_name():
+    asked = Question("q", "Why?", (), ("g",))
+    found = replace(example(1, "a", "b", "c"), question=asked)
+    (made,) = Raft(gold_share=1.0, distractors=2).distract([found], RETRIEVE, seed=1)
+    assert set(names(made)) == {"a", "b"}
+    near = replace(example(1, "g", "b", "c"), question=asked)
+    (made,) = Raft(gold_share=1.0, distractors=2).distract([near], RETRIEVE, seed=1)
+    assert set(names(made)) == {"g", "b"}  # retrieved, and none of its words answer
 
 
 def test_the_seed_decides_on_the_order_and_on_who_has_gold():

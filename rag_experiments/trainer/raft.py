@@ -63,7 +63,7 @@ class Raft(GradientTrainer):
 
         The gold passage is the best that was retrieved, or else the first of the question.
         """
-        order = [i for i, example in enumerate(examples) if example.question.passage_ids]
+        order = [i for i, example in enumerate(examples) if _find_gold(example)]
         draw = random.Random(seed)
         draw.shuffle(order)
         with_gold = set(order[: round(self.gold_share * len(order))])
@@ -82,7 +82,7 @@ class Raft(GradientTrainer):
     def _mix(
         self, example: Example, retrieve: Retrieve, draw: random.Random, with_gold: bool
     ) -> Example:
-        gold_ids = example.question.passage_ids
+        gold_ids = _find_gold(example)
         retrieved = [passage for passage in example.passages if passage.id in gold_ids]
         others = [passage for passage in example.passages if passage.id not in gold_ids]
         count = len(example.passages) - 1 if self.distractors is None else self.distractors
@@ -92,3 +92,8 @@ class Raft(GradientTrainer):
         draw.shuffle(passages)
         log_prior = (-math.log(len(passages)),) * len(passages) if passages else ()
         return Example(example.question, tuple(passages), log_prior)
+
+
+def _find_gold(example: Example) -> tuple[str, ...]:
+    """Passages that answer the question; none does where there is no answer, whatever it names."""
+    return example.question.passage_ids if example.question.answers else ()
