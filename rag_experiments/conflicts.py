@@ -131,12 +131,8 @@ def _training_conflicts(trainer: Any, retriever: Any, model: Any) -> list[str]:
             f"{_name(retriever)} has none; choose one with retriever/reranker{place}=bi_encoder "
             "(or cross_encoder), or another trainer"
         )
-    distractors = getattr(trainer, "distractors", None)
-    if distractors is not None and retriever is not None and distractors > retriever.top_k:
-        problems.append(
-            f"trainer.distractors: {distractors} is more than the {retriever.top_k} passages that "
-            f"are retrieved; legal: at most {retriever.top_k} (retriever.top_k)"
-        )
+    if hasattr(trainer, "distractors") and retriever is not None:
+        problems += _distractor_conflicts(trainer.distractors, retriever)
     return problems
 
 
@@ -177,6 +173,23 @@ def _abstention_conflicts(task: Any, trainer: Any, metrics: Mapping[str, Any]) -
         f"task.abstention: {text!r}, but no {{abstention}} in the prompt asks for it and trainer "
         f"{_name(trainer)} does not teach it; choose task/prompt=abstain, or trainer=supervised"
     ]
+
+
+def _distractor_conflicts(distractors: int | None, retriever: Any) -> list[str]:
+    """Return why there would be fewer distractors than asked for, or none at all."""
+    top_k = retriever.top_k
+    if distractors is None and top_k < 2:
+        return [
+            f"trainer.distractors: null is retriever.top_k - 1, but {_name(retriever)} retrieves "
+            f"{top_k}, which leaves none beside the gold passage; choose a larger retriever.top_k "
+            "(and not retriever=none), or trainer=supervised"
+        ]
+    if distractors is not None and distractors > top_k:
+        return [
+            f"trainer.distractors: {distractors} is more than the {top_k} passages that "
+            f"are retrieved; legal: at most {top_k} (retriever.top_k)"
+        ]
+    return []
 
 
 def _encoder_conflicts(retriever: Any, queries: Any) -> list[str]:

@@ -159,9 +159,11 @@ def test_shares_of_a_mixture_are_swept(composer, folder):
             "metrics.citation_share: scores citations, but the prompt asks for none",
         ),
         (["trainer=raft", "retriever.top_k=2", "trainer.distractors=3"], "legal: at most 2"),
+        (["trainer=raft", "retriever.top_k=1"], "leaves none beside the gold passage"),
+        (["trainer=raft", "retriever=none"], "leaves none beside the gold passage"),
         (["data=mixture", "data.shares={c: 0.5}"], "data.shares: 'c' is no part"),
     ],
-    ids=["cite", "metric", "distractors", "shares"],
+    ids=["cite", "metric", "distractors", "one", "none", "shares"],
 )
 def test_what_does_not_go_together_is_refused(composer, lines, message):
     with pytest.raises(UserError, match=message):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rag_experiments.contracts import Example, Passage, Question
+from rag_experiments.contracts import Example, Passage, Question, Runtime, Training, UserError
 from rag_experiments.trainer.raft import Raft
 
 
@@ -91,8 +91,14 @@ def test_unknown_gold_passages_are_named_beforehand():
     assert Raft().data_problems(SimpleNamespace(train=(known, unanswerable))) == []
 
 
+def test_training_without_any_distractor_is_refused(tmp_path):
+    examples = [example(1, "g"), example(2)]
+    training = Training(None, examples, RETRIEVE, dict, "f1", print, tmp_path, Runtime(tmp_path))
+    with pytest.raises(UserError, match="no distractor for any training question"):
+        Raft(gold_share=0.5).fit(training)
+
+
 def test_training_is_on_these_examples_and_validation_is_left_alone(monkeypatch, tmp_path):
-    from rag_experiments.contracts import Runtime, Training
     from rag_experiments.trainer import loop
 
     given = []

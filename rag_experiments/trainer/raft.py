@@ -18,6 +18,7 @@ from rag_experiments.contracts import (
     Retrieve,
     Training,
     TrainingResult,
+    UserError,
 )
 from rag_experiments.trainer.gradient import GradientTrainer
 
@@ -56,6 +57,12 @@ class Raft(GradientTrainer):
         """Train the model in place and leave it with its best weights."""
         seed = training.runtime.seed
         examples = self.distract(training.examples, training.retrieve, seed)
+        if not any(map(_has_distractor, examples)):
+            raise UserError(
+                "trainer: Raft has no distractor for any training question, as the retriever finds "
+                "gold passages alone; choose another retriever, e.g. retriever=bm25, or "
+                "trainer=supervised"
+            )
         return super().fit(replace(training, examples=examples))
 
     def distract(self, examples: Sequence[Example], retrieve: Retrieve, seed: int) -> list[Example]:
@@ -97,3 +104,8 @@ class Raft(GradientTrainer):
 def _find_gold(example: Example) -> tuple[str, ...]:
     """Passages that answer the question; none does where there is no answer, whatever it names."""
     return example.question.passage_ids if example.question.answers else ()
+
+
+def _has_distractor(example: Example) -> bool:
+    gold_ids = _find_gold(example)
+    return any(passage.id not in gold_ids for passage in example.passages)
