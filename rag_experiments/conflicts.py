@@ -111,6 +111,13 @@ def _training_conflicts(trainer: Any, retriever: Any, model: Any) -> list[str]:
                 f"retriever {_name(retriever)} does not allow; legal: a retriever that searches "
                 "by vector without a reranker (retriever=dense), or trainer=supervised"
             )
+        single = retriever is not None and retriever.differentiable and retriever.top_k == 1
+        if not alone and single:
+            problems.append(
+                f"retriever.top_k: 1, but trainer {_name(trainer)} trains the query encoder by "
+                "p(z|x), which is 1 of a single passage, so that nothing would be learned from it; "
+                "legal: at least 2, or trainer=supervised"
+            )
         if model is not None and getattr(model, "query_encoder", None) is None:
             problems.append(
                 f"trainer: {_name(trainer)} trains the query encoder, but model {_name(model)} "

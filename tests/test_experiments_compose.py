@@ -161,9 +161,13 @@ def test_shares_of_a_mixture_are_swept(composer, folder):
         (["trainer=raft", "retriever.top_k=2", "trainer.distractors=3"], "legal: at most 2"),
         (["trainer=raft", "retriever.top_k=1"], "leaves none beside the gold passage"),
         (["trainer=raft", "retriever=none"], "leaves none beside the gold passage"),
+        (
+            ["trainer=joint", "retriever=dense", "retriever.top_k=1"],
+            "retriever.top_k: 1, but trainer Joint .* legal: at least 2",
+        ),
         (["data=mixture", "data.shares={c: 0.5}"], "data.shares: 'c' is no part"),
     ],
-    ids=["cite", "metric", "distractors", "one", "none", "shares"],
+    ids=["cite", "metric", "distractors", "one", "none", "joint with one", "shares"],
 )
 def test_what_does_not_go_together_is_refused(composer, lines, message):
     with pytest.raises(UserError, match=message):
