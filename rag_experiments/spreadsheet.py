@@ -6,8 +6,10 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rag_experiments.contracts import UserError
+from rag_experiments.data.problems import quote
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -30,7 +32,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a table as it was written, or as a spreadsheet program has saved it.
 
     Row i of the result is row i + 2 as such a program shows it. Raises UserError where it is no
-    table or a column is missing.
+    table, a column is missing, or a row has more cells than there are columns.
     """
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long passage
     try:
@@ -39,10 +41,12 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             opened.seek(0)
             delimiter = max(",;\t", key=head.count)  # some programs save with another one
             reader = csv.DictReader(opened, delimiter=delimiter, restval="")
-            rows = [
-                {name: _free(cell) for name, cell in row.items() if name is not None}
-                for row in reader
-            ]
+            rows, surplus = [], []
+            for number, row in enumerate(reader, start=2):
+                more: Any = row.pop(None, [])
+                if any(more):
+                    surplus.append((number, next(filter(None, more))))
+                rows.append({name: _free(cell) for name, cell in row.items()})
             names = reader.fieldnames or ()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
@@ -54,6 +58,14 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if missing:
         raise UserError(
             f"{file}: columns are missing: {', '.join(missing)}; legal: all of {', '.join(columns)}"
+        )
+    if surplus:
+        raise UserError(
+            [
+                f"{file}:row {number}: has more cells than there are columns, the first of them "
+                f"{quote(cell)}; a text that has {quote(delimiter)} in it needs quotation marks"
+                for number, cell in surplus
+            ]
         )
     return rows
 

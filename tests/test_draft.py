@@ -174,7 +174,7 @@ def test_no_cell_is_a_formula_and_every_text_comes_back(text, tmp_path):
 
 def test_a_table_that_a_program_saved_otherwise(tmp_path):
     file = tmp_path / "table.csv"
-    file.write_text("a;b\n=1;x\n;y;too many\n")  # as a person may type it
+    file.write_text("a;b\n=1;x\n;y\n")  # as a person may type it
     assert read_table(file, ["a"]) == [{"a": "=1", "b": "x"}, {"a": "", "b": "y"}]
     with pytest.raises(UserError, match="columns are missing: c; legal: all of a, c"):
         read_table(file, ["a", "c"])
@@ -183,6 +183,15 @@ def test_a_table_that_a_program_saved_otherwise(tmp_path):
         read_table(file, ["a"])
     with pytest.raises(UserError, match=r"gone\.csv: cannot be read"):
         read_table(tmp_path / "gone.csv", ["a"])
+
+
+def test_a_text_that_a_comma_has_cut_is_refused_by_its_row(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("a,b\n1,two,,\n3,In yeast, what?\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"row 3: has more cells .* ' what\?'; a text that has ','"):
+        read_table(file, ["a", "b"])
+    file.write_text("a,b\n1,two,,\n", encoding="utf-8")
+    assert read_table(file, ["a", "b"]) == [{"a": "1", "b": "two"}]
 
 
 def test_a_question_that_does_not_find_its_passage_is_left_out(tmp_path):
