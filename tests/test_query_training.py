@@ -120,6 +120,9 @@ def test_hard_negatives_are_neither_gold_nor_hold_the_answer():
     assert mine(make_example("ligase", ("p1",), *texts)) == ("p2", "p4")
     # A label stands everywhere and is no answer to look for.
     assert mine(make_example("no", ("p1",), "There is no cure.", "Gold.")) == ("p0",)
+    own = make_example("increase", ("p1",), "An increase in cost.", "Gold.")
+    assert mine(own) == ()
+    assert mine(own, labels=("increase", "decrease")) == ("p0",)
 
 
 class Shelf:

@@ -103,7 +103,8 @@ class MiningLoop(RankingLoop):
             )
         if not option.hard_negatives:
             return [Contrast(question, ()) for question in questions]
-        mined = [mine(example) for example in self.search(questions, option.mining_depth)]
+        labels = self.training.model.prompts.task.labels
+        mined = [mine(example, labels) for example in self.search(questions, option.mining_depth)]
         lessons = [
             Contrast(question, negatives)
             for question, negatives in zip(
@@ -126,11 +127,14 @@ class MiningLoop(RankingLoop):
         return [negatives[:count] for negatives in mined]
 
 
-def mine(example: Example) -> tuple[str, ...]:
-    """Passages of an example that are neither gold nor contain an accepted answer, in order."""
+def mine(example: Example, labels: Sequence[str] = ()) -> tuple[str, ...]:
+    """Passages of an example that are neither gold nor contain an accepted answer, in order.
+
+    `labels` are the task's: answers are labels then, and none of them is looked for.
+    """
     question = example.question
     # A label such as "yes" stands in most passages, and makes none of them right.
-    answers = [answer for answer in question.answers if not is_label(answer)]
+    answers = [a for a in question.answers if not labels and not is_label(a)]
     return tuple(
         passage.id
         for passage in example.passages
