@@ -29,8 +29,8 @@ def distillation_loss(scores: Tensor, teacher: Tensor) -> Tensor:
     """Mean over questions of KL(teacher || softmax(scores)) in nats: [].
 
     scores [b, c], -inf for passages that a question does not have; teacher [b, c], whose rows sum
-    to one, 0 there. Izacard et al. 2022 (https://arxiv.org/abs/2208.03299), Shi et al. 2023
-    (https://arxiv.org/abs/2301.12652).
+    to one, 0 there. Izacard et al. 2022 (https://arxiv.org/abs/2208.03299). Shi et al. 2023
+    (https://arxiv.org/abs/2301.12652) take the divergence the other way round.
     """
     # What the teacher gives nothing to counts nothing, be it as unlikely as it may.
     log_student = torch.log_softmax(scores, dim=1).masked_fill(teacher == 0, 0.0)

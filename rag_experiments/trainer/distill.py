@@ -17,8 +17,9 @@ class Distill(RankingTrainer):
     """Bring p(z|x) near to p(z|x,y), the share of each passage in the right answer.
 
     The first `passages` hits of the untrained retriever are weighed once by the generator, which
-    stays as it is, and the query encoder minimizes the KL divergence to these weights (ATLAS,
-    Izacard et al. 2022; REPLUG, Shi et al. 2023). Weighed with equal p(z|x), so that the generator
+    stays as it is, and the query encoder minimizes KL(weights || p(z|x)) (perplexity distillation
+    of ATLAS, Izacard et al. 2022; the divergence of REPLUG, Shi et al. 2023, is the other way
+    round). Weighed with equal p(z|x), so that the generator
     alone judges: with the retriever's own, it would be what trainer=joint maximizes. Needs answers
     and no gold passages; those serve to choose the best checkpoint.
     """
