@@ -76,6 +76,15 @@ def test_a_share_of_the_training_questions_is_drawn_with_the_seed(parts, tmp_pat
     assert all(list(ids) == sorted(ids) for ids in drawn)  # in the order of the data
 
 
+def test_a_share_that_comes_to_no_question_is_refused(parts, tmp_path):
+    with pytest.raises(UserError) as refusal:
+        Mixture(parts=parts, shares={"a": 1.0, "b": 0.05}).load(runtime(tmp_path))
+    assert str(refusal.value) == (
+        "data.shares.b: 0.05 of 8 training questions: none; "
+        "legal: 0 (for the passages alone), or at least 0.125"
+    )
+
+
 def test_the_seed_also_decides_on_what_a_mixture_in_a_mixture_draws(parts):
     assert Mixture(parts={"all": Mixture(parts=parts, shares={"b": 0.5})}).draws
     assert not Mixture(parts={"all": Mixture(parts=parts)}).draws

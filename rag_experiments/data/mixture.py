@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,11 +98,20 @@ class Mixture(Option):
         taken: list[str] = []
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
         for name, data in loaded.items():
-            chosen = _draw(data.train, self.shares.get(name, 1.0), runtime.seed)
+            share = self.shares.get(name, 1.0)
+            chosen = _draw(data.train, share, runtime.seed)
+            if share and data.train and not chosen:
+                least = math.ceil(1000 / len(data.train)) / 1000
+                problems.append(
+                    f"data.shares.{name}: {share:g} of {len(data.train)} training questions: none; "
+                    f"legal: 0 (for the passages alone), or at least {least}"
+                )
             splits["train"] += [_rename(question, name) for question in chosen]
             unused = "" if name in evaluated else "; its validation and test are not used"
             trained = number(len(data.train), "training question")
             taken.append(f"{name}: {len(chosen)} of {trained}{unused}.")
+        if problems:
+            raise UserError(problems)
         for name in evaluated:
             for split in ("validation", "test"):
                 own = [_rename(question, name) for question in getattr(loaded[name], split)]
