@@ -36,7 +36,9 @@ def compose(option: str, *overrides: str) -> Source:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = [f"data.{override}" for override in NEEDED.get(option, [])]
         config = compose(overrides=[f"+data={option}", *given, *overrides])
-    return make(OmegaConf.to_container(config.data, throw_on_missing=True))
+    data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+    data["preparation"]["labels"] = tuple(data["preparation"]["labels"])
+    return make(data)
 
 
 def test_the_options_of_the_issue_are_there():

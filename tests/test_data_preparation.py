@@ -116,6 +116,17 @@ def test_a_label_makes_no_chunk_the_right_one():
     assert [q.passage_ids for q in data.train] == [("p#0", "p#1"), ("p#0", "p#1"), ("p#0",)]
 
 
+def test_labels_of_a_task_make_no_passage_and_no_chunk_gold():
+    labels = ("increase", "decrease")
+    passages = [Passage("p", "", "An increase. A drop."), Passage("q", "", "Costs increase.")]
+    chunk = Chunk(unit="sentences", size=1, overlap=0)
+    named = [Question("a", "?", ("increase",), ("p",))]
+    data = prepare(Preparation(chunk=chunk, labels=labels), passages, named)
+    assert data.train[0].passage_ids == ("p#0", "p#1")
+    data = prepare(Preparation(labels=labels), passages, [Question("a", "?", ("increase",))])
+    assert (data.gold, data.train[0].passage_ids) == ("none", ())
+
+
 def test_a_chunk_never_takes_the_id_of_a_passage():
     passages = [Passage("a#0", "", "x"), Passage("a", "", "one two")]
     with pytest.raises(UserError, match="'a#0' is that of a passage and of a chunk of 'a'"):

@@ -140,6 +140,13 @@ def test_what_prompts_show_and_training_among_distractors_are_swept(composer):
     assert len(prompts) == 3 * 2 * 2
 
 
+def test_data_is_prepared_with_the_labels_of_the_task(composer, folder):
+    (job,) = composer.plan(["task.labels=[up, down]", "task=yes_no", "data=mixture"]).jobs
+    assert job.data.parts["a"].preparation.labels == ("up", "down")
+    (job,) = composer.plan([]).jobs
+    assert job.data.preparation.labels == ()
+
+
 def test_shares_of_a_mixture_are_swept(composer, folder):
     lines = [
         *("data=mixture", "+data@data.parts.b=folder", f"data.parts.b.path={folder}"),

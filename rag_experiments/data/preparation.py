@@ -101,6 +101,9 @@ class Preparation(Option):
     max_words: Count | None = None
     """Passages (chunks) are cut after so many words."""
     limit: Limit = Limit()
+    labels: tuple[str, ...] = ()
+    """Those of the task. Then answers are labels, which stand in passages by chance: a passage or
+    chunk that contains one is not gold by that."""
 
     @property
     def shortens(self) -> bool:
@@ -125,12 +128,12 @@ class Preparation(Option):
         steps.take(passages, self)
         steps.report_repeated_questions()
         if self.chunk.unit is not None:
-            steps.chunk(self.chunk)
+            steps.chunk(self.chunk, self.labels)
         if self.max_words is not None:
             steps.truncate(self.max_words)
         for name in SPLITS:
             steps.limit_questions(name, getattr(self.limit, name))
-        gold = steps.find_gold()
+        gold = steps.find_gold(self.labels)
         if self.limit.passages is not None:
             steps.limit_passages(self.limit.passages)
         for note in steps.notes:
@@ -289,7 +292,7 @@ class _Steps:
                         f"{other} are too good by that."
                     )
 
-    def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: Chunk, labels: Sequence[str]) -> None:
         asking: dict[str, list[Question]] = defaultdict(list)
         for questions in self.splits.values():
             for question in questions:
@@ -320,7 +323,7 @@ class _Steps:
                     yield name, title, piece, document_id
                 for question in asking.get(identity, ()):
                     # A label such as "no" stands in most texts, and makes no chunk the right one.
-                    answers = [answer for answer in question.answers if not is_label(answer)]
+                    answers = [a for a in question.answers if not labels and not is_label(a)]
                     with_answer = (
                         name
                         for name, piece in parts.items()
@@ -360,7 +363,7 @@ class _Steps:
         self.splits[name] = limit_records(questions, limit)
         self.notes.append(f"{name}: limited to {limit} of {len(questions)} questions.")
 
-    def find_gold(self) -> str:
+    def find_gold(self, labels: Sequence[str]) -> str:
         questions = [question for name in SPLITS for question in self.splits[name]]
         without = sum(not question.passage_ids for question in questions)
         if without < len(questions):
@@ -370,6 +373,9 @@ class _Steps:
                     "scored without them."
                 )
             return "annotated"
+        if labels and questions:
+            self.notes.append("No question has gold passages, and labels in passages tell none.")
+            return "none"
         matched = dict(zip(questions, match_answers(questions, self.passages), strict=True))
         found = [ids for ids in matched.values() if ids]
         if not found:
