@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rag_experiments.contracts import UserError
-from rag_experiments.data.problems import quote
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -63,7 +62,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(
             [
                 f"{file}:row {number}: has more cells than there are columns, the first of them "
-                f"{quote(cell)}; a text that has {quote(delimiter)} in it needs quotation marks"
+                f"{cell[:60]!r}; a text that has {delimiter!r} in it needs quotation marks"
                 for number, cell in surplus
             ]
         )

@@ -303,21 +303,20 @@ def test_passages_are_weighed_by_how_likely_they_make_the_answer(make_training):
 
 
 @pytest.mark.parametrize("kind", [RagToken, RagSequence])
-def test_distillation_brings_the_prior_near_to_the_posterior(kind, make_training, monkeypatch):
+def test_distillation_brings_the_prior_near_to_the_posterior(kind, make_training):
     training = make_training(kind)
     model = training.model
     calls = []
-    weigh = model.weigh
 
     def judge(examples, temperature, progress):
         """In place of a generator that knows something: the gold passage has it all."""
         calls.append(len(examples))
-        real = weigh(examples, temperature=temperature)
+        real = model.weigh(examples, temperature=temperature)
         assert all(sum(own) == pytest.approx(1) for own in real)
         assert all(e.log_prior == pytest.approx([-math.log(10)] * 10) for e in examples)
         return [tuple(float(p.id in e.question.passage_ids) for p in e.passages) for e in examples]
 
-    monkeypatch.setattr(model, "weigh", judge)
+    training = replace(training, weigh=judge)
     before = training.validate()
     generator = weights(model.generator)
     Distill(**FAST, passages=10).fit(training)

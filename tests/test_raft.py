@@ -91,9 +91,23 @@ def test_unknown_gold_passages_are_named_beforehand():
     assert Raft().data_problems(SimpleNamespace(train=(known, unanswerable))) == []
 
 
+def make_training(examples, folder):
+    return Training(
+        model=None,
+        examples=examples,
+        retrieve=RETRIEVE,
+        validate=dict,
+        objective="f1",
+        weigh=lambda *_: [],
+        log=print,
+        folder=folder,
+        runtime=Runtime(folder),
+    )
+
+
 def test_training_without_any_distractor_is_refused(tmp_path):
     examples = [example(1, "g"), example(2)]
-    training = Training(None, examples, RETRIEVE, dict, "f1", print, tmp_path, Runtime(tmp_path))
+    training = make_training(examples, tmp_path)
     with pytest.raises(UserError, match="no distractor for any training question"):
         Raft(gold_share=0.5).fit(training)
 
@@ -103,21 +117,10 @@ def test_training_is_on_these_examples_and_validation_is_left_alone(monkeypatch,
 
     given = []
     monkeypatch.setattr(loop, "fit", lambda option, training, kind: given.append(training))
-    validate = dict
     examples = [example(1, "a", "b")]
-    training = Training(
-        model=None,
-        examples=examples,
-        retrieve=RETRIEVE,
-        validate=validate,
-        objective="f1",
-        weigh=lambda *_: [],
-        log=print,
-        folder=tmp_path,
-        runtime=Runtime(tmp_path),
-    )
+    training = make_training(examples, tmp_path)
     Raft(gold_share=1.0).fit(training)
     (seen,) = given
     assert set(names(seen.examples[0])) == {"a", "g"}
-    assert seen.validate is validate
+    assert seen.validate is training.validate
     assert training.examples == examples
