@@ -329,24 +329,26 @@ def train(
     """Train the pipeline's model in place; return its scores on the validation questions.
 
     `hits` are those of the train and the validation split, where they were found before. A
-    trainer of what searches or rescores searches by itself, so it is given questions alone, and
-    what was found with the untrained one is of no use.
+    trainer of what searches or rescores searches by itself, so it is given questions alone; what
+    was found with the untrained one is where the curve of validation begins.
     """
     config = stages.config
     if processes.is_first():
         rows = [asdict(question) for question in data.train]
         write_rows(output_dir / TRAINING_QUESTIONS, rows)
     train_hits, validation_hits = hits
-    if changes_retrieval(config.trainer):
+    trainer: Any = config.trainer
+    by_ranks = ranks_alone(trainer.trains)
+    objective = trainer.objective if by_ranks else config.task.objective
+    untrained = {}
+    if by_ranks and validation_hits is not None:
+        untrained = score_retrieval(data.validation, validation_hits)
+    if changes_retrieval(trainer):
         questions = pipeline.add_shots(data.train)
         examples, validation_hits = [Example(question) for question in questions], None
     else:
         assert train_hits is not None
         examples = pipeline.read_hits(data.train, train_hits)
-
-    trainer: Any = config.trainer
-    by_ranks = ranks_alone(trainer.trains)
-    objective = trainer.objective if by_ranks else config.task.objective
 
     def validate() -> dict[str, float]:
         if by_ranks:
@@ -356,13 +358,15 @@ def train(
 
     curves = Curves(recorder, output_dir / CURVES)
     trial = pruning.current_trial(config.task.objective)
+    if untrained and processes.is_first() and not curves.points():
+        curves.log({f"validation/{name}": value for name, value in untrained.items()}, 0)
 
     def log_point(values: dict[str, float], step: int) -> None:
         curves.log(values, step)
         if trial is not None and any(name.startswith("validation/") for name in values):
-            trial.follow(curves.points())
+            trial.follow([point for point in curves.points() if point["step"]])
 
-    result = config.trainer.fit(
+    result = trainer.fit(
         Training(
             model=pipeline.model,
             examples=examples,
@@ -386,6 +390,14 @@ def train(
             result.best_score,
         )
         recorder.log_metrics({"train/best_step": float(result.best_step)})
+        if result.best_score < untrained.get(objective, -math.inf):
+            log.warning(
+                "validation %s was %.3f before training, so that it has made the ranking worse; "
+                "a smaller trainer.learning_rate or more training questions may do better, and "
+                "trainer=frozen leaves it as it was",
+                objective,
+                untrained[objective],
+            )
     if by_ranks:  # p(z|x) took no part, and its scores are others now
         named = "validation" if data.validation else "train"
         pipeline.fit_temperature(getattr(data, named), name=named)

@@ -25,6 +25,7 @@ from rag_experiments.contracts import (
     Question,
     Runtime,
     Training,
+    TrainingResult,
     UserError,
 )
 from rag_experiments.evaluation.retrieval import score_retrieval
@@ -385,10 +386,9 @@ def test_retrievers_and_models_that_do_not_fit_are_refused(trainer, others, expe
 # --- A whole run ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["contrastive", "distill"])
-def test_a_run_trains_the_query_encoder_and_saves_it(trainer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def start(folder, monkeypatch, trainer):
+    """A whole run on tiny models; its folder."""
+    monkeypatch.chdir(folder)
     line = ["+experiment=smoke", f"trainer={trainer}", "tracking=none", "test.references=false"]
     line += ["test.samples=0", "test.rewordings=false", "metrics=question_answering"]
     line += ["trainer.max_steps=3", "trainer.learning_rate=1e-2"]
@@ -396,10 +396,19 @@ def test_a_run_trains_the_query_encoder_and_saves_it(trainer, tmp_path, monkeypa
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert not ended.value.code
-    (run,) = (path.parent for path in tmp_path.glob("outputs/runs/*/*/metrics.json"))
+    (run,) = (path.parent for path in folder.glob("outputs/runs/*/*/metrics.json"))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["contrastive", "distill"])
+def test_a_run_trains_the_query_encoder_and_saves_it(trainer, tmp_path, monkeypatch):
+    run = start(tmp_path, monkeypatch, trainer)
     assert (run / "model" / "query_encoder" / "model.safetensors").is_file()
     curves = [json.loads(row) for row in (run / "curves.jsonl").open()]
-    assert any("validation/mrr" in point for point in curves)
+    assert any("validation/mrr" in point for point in curves[1:])
+    assert curves[0].keys() > {"step", "validation/mrr"}
+    assert curves[0]["step"] == 0  # the untrained ranking
     assert not any("validation/f1" in point for point in curves)  # nothing was answered for it
     asked, answered = (
         [json.loads(row)["retrieval_scores"] for row in (run / f"predictions_{n}.jsonl").open()]
@@ -414,3 +423,15 @@ def test_a_run_trains_the_query_encoder_and_saves_it(trainer, tmp_path, monkeypa
     found = pipeline.search([Question(row["id"], row["question"]) for row in rows])
     assert [[h.passage_id for h in hits] for hits in found] == [row["passage_ids"] for row in rows]
     assert SimpleNamespace(**json.loads((run / "model" / "pipeline.json").read_text())).temperature
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("better", [True, False])
+def test_a_ranking_that_training_made_worse_is_said(better, tmp_path, monkeypatch):
+    result = TrainingResult(steps=3, best_step=3, best_score=1.1 if better else -0.1)
+    monkeypatch.setattr(Contrastive, "fit", lambda self, training: result)
+    run = start(tmp_path, monkeypatch, "contrastive")
+    said = (run / "rag_experiments.log").read_text("utf-8")
+    (curve,) = [json.loads(row) for row in (run / "curves.jsonl").open()]
+    before = f"validation mrr was {curve['validation/mrr']:.3f} before training, so that it has"
+    assert (before in said) is not better
