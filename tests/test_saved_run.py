@@ -27,7 +27,8 @@ from rag_experiments.model.rag_token import RagToken
 from rag_experiments.pipeline import RagPipeline
 from rag_experiments.rating.sheet import read_source
 from rag_experiments.shots import Shots
-from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder
+from rag_experiments.tracking.mlflow import Mlflow
+from rag_experiments.tracking.mlflow_recorder import MlflowRecorder
 
 LINE = [
     "+experiment=smoke",

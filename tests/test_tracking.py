@@ -23,7 +23,8 @@ from rag_experiments import parameters, upload
 from rag_experiments.contracts import Prediction, UserError
 from rag_experiments.tracking import journal
 from rag_experiments.tracking.assessments import TracedRun
-from rag_experiments.tracking.mlflow import Mlflow, MlflowRecorder, _columns
+from rag_experiments.tracking.mlflow import Mlflow, _columns
+from rag_experiments.tracking.mlflow_recorder import MlflowRecorder
 from rag_experiments.tracking.none import NoTracking
 from rag_experiments.tracking.traces import Traced
 

@@ -7,21 +7,20 @@ import logging
 import os
 import re
 import shlex
-import socket
-import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from rag_experiments.contracts import Option, Pruned, UserError
 from rag_experiments.parameters import differing, flatten, mask
+from rag_experiments.tracking import address
 from rag_experiments.tracking.journal import Journal, Kept
+from rag_experiments.tracking.mlflow_recorder import MlflowRecorder, legal_name
 from rag_experiments.tracking.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-PORTS = {"postgresql": 5432, "mysql": 3306}
-"""The usual ports of databases whose addresses name a host."""
 _UI = "http://127.0.0.1:5000"
 _VIEW = "mlflow.sharedViewState."
 _BY_START = ["attributes.start_time"]
@@ -58,26 +54,8 @@ class Mlflow(Option):
     def problems(self) -> list[str]:
         """Return what is wrong with the address, before MLflow is imported."""
         source = "uri" if self.uri else "uri (from MLFLOW_TRACKING_URI)"
-        shown = repr(mask(self._uri()))
-        try:
-            address = urlsplit(self._uri())
-            _ = address.port  # which is read when it is asked for
-        except ValueError as error:
-            return [f"{source}: {shown} is no address: {error}"]
-        scheme = address.scheme.partition("+")[0]
-        if scheme == "sqlite" and len(address.path) < 2:
-            return [f"{source}: {shown} names no file; legal: sqlite:///path/file.db"]
-        database = self._sqlite_file()
-        if database is not None and (what := _misfit(database)):
-            return [f"{source}: {shown} {what}; give another file"]
-        if scheme in ("http", "https") and not address.hostname:
-            return [f"{source}: {shown} names no host; legal: e.g. http://localhost:5000"]
-        if scheme in (*DATABASES, "http", "https", "databricks"):
-            return []
-        return [
-            f"{source}: {shown} is no store for runs; legal: sqlite:///path/file.db, "
-            "another database (postgresql, mysql, mssql), or a server (http, https)"
-        ]
+        problem = address.find_problem(self._uri())
+        return [f"{source}: {mask(self._uri())!r} {problem}"] if problem else []
 
     def prepare(self) -> str:
         """Create the store and the experiment where they do not exist; return its id.
@@ -88,7 +66,7 @@ class Mlflow(Option):
         from filelock import FileLock
 
         self._require_answer()
-        database = self._sqlite_file()
+        database = address.sqlite_file(self._uri())
         if database is None:
             return self._experiment()
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +221,7 @@ class Mlflow(Option):
         columns = _columns([run.data.params for run in runs], [run.data.metrics for run in runs])
         view = {"searchFilter": clause, "selectedColumns": columns, "runListHidden": False}
         # Undocumented, so a convenience: without it the same page shows its usual columns.
-        key = _legal(_VIEW + sweep)
+        key = legal_name(_VIEW + sweep)
         client.set_experiment_tag(experiment, key, json.dumps(view))
         page = self._page(experiment)
         chosen = quote(json.dumps([run.info.run_id for run in runs], separators=(",", ":")))
@@ -310,7 +288,7 @@ class Mlflow(Option):
 
     def _is_missing(self) -> bool:
         """Whether the store is a file that does not exist; to ask it would create it."""
-        database = self._sqlite_file()
+        database = address.sqlite_file(self._uri())
         return database is not None and not database.is_file()
 
     def _uri(self) -> str:
@@ -320,10 +298,6 @@ class Mlflow(Option):
         if not head and path and not path.startswith(("/", ":")):
             return f"sqlite:///{Path(path).absolute()}"
         return uri
-
-    def _sqlite_file(self) -> Path | None:
-        uri = self._uri()
-        return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
     def _client(self) -> MlflowClient:
         # Nothing is sent anywhere but to the store.
@@ -364,59 +338,20 @@ class Mlflow(Option):
 
     def _artifacts(self) -> str | None:
         """Return where files go: beside a database file, else where the server keeps them."""
-        if not self._uri().startswith(DATABASES):
+        if not self._uri().startswith(address.DATABASES):
             return None
-        database = self._sqlite_file()
+        database = address.sqlite_file(self._uri())
         folder = database.parent if database else Path("outputs").absolute()
         return (folder / "mlartifacts").as_uri()
 
     def _require_answer(self, seconds: float = 10) -> None:
         # MLflow itself tries a silent server, or database, again for minutes.
-        scheme = urlsplit(self._uri()).scheme.partition("+")[0]
-        if scheme in ("http", "https"):
-            reason = self._ask_server(seconds)
-            hint = "start the server (mlflow server), look at HTTPS_PROXY and NO_PROXY"
-        else:
-            reason = self._ask_database(PORTS.get(scheme), seconds)
-            hint = "start the database, look at its host and port"
+        reason, hint = address.find_silence(self._uri(), seconds)
         if reason:
             raise UserError(
                 f"tracking.uri: nothing answers at {mask(self._uri())} ({mask(reason)[:200]}); "
                 f"{hint}, or leave tracking.uri and MLFLOW_TRACKING_URI empty for a file"
             )
-
-    def _ask_server(self, seconds: float) -> str:
-        """Why a server cannot be used; empty where it answers."""
-        import requests  # what MLflow asks with: the same proxies and certificates
-
-        insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true")
-        certificates = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
-        try:
-            answer = requests.get(
-                f"{self._uri().rstrip('/')}/health",
-                timeout=seconds,
-                verify=False if insecure else certificates,
-            )
-            # Any other refusal is a server's own; these are a proxy's that found none.
-            return f"status {answer.status_code}" if answer.status_code in (502, 503, 504) else ""
-        except (OSError, ValueError) as error:  # an address can be malformed, too
-            return " ".join(str(error).split())
-
-    def _ask_database(self, port: int | None, seconds: float) -> str:
-        """Why a database with this usual port cannot be reached; empty where it can, or where its
-        address does not say how (a file, a socket, a name of the driver's own)."""
-        address = urlsplit(self._uri())
-        if (
-            port is None
-            or not address.hostname
-            or {"host", "unix_socket"} & {*parse_qs(address.query)}
-        ):
-            return ""
-        try:
-            socket.create_connection((address.hostname, address.port or port), seconds).close()
-        except OSError as error:
-            return str(error)
-        return ""
 
     def _page(self, experiment: str) -> str:
         uri = self._uri()
@@ -424,95 +359,12 @@ class Mlflow(Option):
         return f"{site}/#/experiments/{experiment}"
 
     def _command(self) -> str:
-        if not self._uri().startswith(DATABASES):
+        if not self._uri().startswith(address.DATABASES):
             return ""
         masked = mask(self._uri())
         # As a comment, so that the line stays one that a shell takes.
         note = "" if masked == self._uri() else "  # your user and password in place of ***"
         return f"mlflow ui --backend-store-uri {shlex.quote(masked)}{note}"
-
-
-class MlflowRecorder(Recorder):
-    store: Mlflow
-
-    def __init__(self, client: MlflowClient, run_id: str, page: str, command: str):
-        self._client = client
-        self.run_id = run_id
-        self.url = f"{page}/runs/{run_id}"
-        self.ui_command = command
-
-    def tag(self, name: str, value: str) -> None:
-        self._client.set_tag(self.run_id, name, mask(value)[:5000])
-
-    def log_config(self, parameters: Mapping[str, str], text: str) -> None:
-        """Record each key as a parameter, and the whole as a file."""
-        from mlflow.entities import Param
-
-        entities = [Param(_legal(key), value) for key, value in parameters.items()]
-        for i in range(0, len(entities), 100):
-            self._client.log_batch(self.run_id, params=entities[i : i + 100])
-        self.log_text(text, "config.yaml")
-
-    def end(self, status: str, error: str) -> None:
-        """Mark the run as FINISHED, KILLED or FAILED, with what failed."""
-        if error:
-            self.tag("error", error)
-        self._client.set_terminated(self.run_id, status)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entities = [Metric(_legal(k), float(v), now, step or 0) for k, v in metrics.items()]
-        for i in range(0, len(entities), 1000):
-            self._client.log_batch(self.run_id, metrics=entities[i : i + 1000])
-
-    def log_text(self, text: str, name: str) -> None:
-        self._client.log_text(self.run_id, text, name)
-
-    def log_environment(self, facts: Mapping[str, Any]) -> None:
-        self._client.log_dict(self.run_id, dict(facts), "environment.json")
-        if facts.get("git_commit"):
-            self.tag("mlflow.source.git.commit", str(facts["git_commit"]))
-
-    def log_data(self, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        entity = Dataset(
-            name=name, digest=fingerprint[:36], source_type="code", source=json.dumps({"tags": {}})
-        )
-        tags = [InputTag(key, str(value)) for key, value in sizes.items()]
-        tags.append(InputTag("mlflow.data.context", "training and evaluation"))
-        self._client.log_inputs(self.run_id, [DatasetInput(entity, tags)])
-
-    def log_predictions(self, rows: Sequence[Mapping[str, Any]], name: str = "predictions") -> None:
-        columns = dict.fromkeys(key for row in rows for key in row)
-        table = {column: [row.get(column) for row in rows] for column in columns}
-        self._client.log_table(self.run_id, table, f"{name}.json")
-
-    def log_model(self, folder: Path, name: str) -> None:
-        from mlflow.entities import LoggedModelOutput
-
-        model = self._client.create_logged_model(self._experiment, name, self.run_id)
-        self._client.log_model_artifacts(model.model_id, str(folder))
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-
-    def log_traces(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        from rag_experiments.tracking import traces
-
-        # Else each would be tried for minutes; it answered before, so it may be busy.
-        self.store._require_answer(seconds=60)
-        try:
-            answered = traces.read(rows)
-            traces.log_traces(self.store.address, self._experiment, self.run_id, answered)
-        except Exception as error:  # a store can be without traces, and they repeat the folder
-            reason = mask(" ".join(str(error).split()))[:200]
-            log.warning("no traces of this run: %s: %s", type(error).__name__, reason)
-
-    @property
-    def _experiment(self) -> str:
-        return str(self._client.get_run(self.run_id).info.experiment_id)
 
 
 def _configuration(raw: DictConfig, choices: Mapping[str, str]) -> tuple[dict[str, str], str]:
@@ -525,31 +377,6 @@ def _database_error() -> type[Exception]:
     from sqlalchemy.exc import SQLAlchemyError  # which the client of a server does without
 
     return SQLAlchemyError
-
-
-def _misfit(database: Path) -> str:
-    """Return why runs cannot be kept in a file; empty: it has MLflow's tables, or may get them."""
-    if not database.exists():
-        return ""
-    start = b"unreadable"
-    with suppress(OSError), database.open("rb") as stream:
-        start = stream.read(16)
-    if start not in (b"", b"SQLite format 3\0"):
-        return "is no SQLite database"
-    address = f"file:{quote(str(database))}?mode=ro"
-    with (
-        suppress(sqlite3.Error),  # locked, or damaged: it is said when the run begins
-        closing(sqlite3.connect(address, uri=True, timeout=0)) as connection,
-    ):
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        if tables and "experiments" not in tables:
-            return "is the database of something else than MLflow"
-    return ""
-
-
-def _legal(name: str) -> str:
-    """Return a name that MLflow takes: `recall@5` is recorded as `recall_at_5`."""
-    return re.sub(r"[^\w\-. /:]", "_", name.replace("@", "_at_"))[:250]
 
 
 def _text(value: str) -> str:
