@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from rag_experiments.contracts import UserError
 
@@ -27,26 +27,25 @@ def write_table(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
             writer.writerow({name: _guard(cell) for name, cell in row.items()})
 
 
-def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table as it was written, or as a spreadsheet program has saved it.
+def read_table(file: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Read a table as it was written, or as a spreadsheet program has saved it: its rows by the
+    numbers that such a program shows.
 
-    Row i of the result is row i + 2 as such a program shows it. Raises UserError where it is no
-    table, a column is missing, or a row has more cells than there are columns.
+    Cells that a row lacks are empty; rows without a cell are left out. Raises UserError where it is
+    no table, a column is missing, or a row has more cells than there are columns.
     """
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long passage
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             head = opened.readline()
-            opened.seek(0)
-            delimiter = max(",;\t", key=head.count)  # some programs save with another one
-            reader = csv.DictReader(opened, delimiter=delimiter, restval="")
-            rows, surplus = [], []
-            for number, row in enumerate(reader, start=2):
-                more: Any = row.pop(None, [])
-                if any(more):
-                    surplus.append((number, next(filter(None, more))))
-                rows.append({name: _free(cell) for name, cell in row.items()})
-            names = reader.fieldnames or ()
+            told = re.fullmatch(
+                r'"?sep=(.)"?\s*', head
+            )  # a line that programs read and do not show
+            if told is None:
+                opened.seek(0)
+            # Some programs save with another delimiter than they were given.
+            delimiter = told[1] if told else max(",;\t", key=head.count)
+            names, *lines = list(csv.reader(opened, delimiter=delimiter)) or [[]]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -58,15 +57,20 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(
             f"{file}: columns are missing: {', '.join(missing)}; legal: all of {', '.join(columns)}"
         )
+    numbered = {number: cells for number, cells in enumerate(lines, start=2) if cells}
+    surplus = {n: found for n, cells in numbered.items() if (found := "".join(cells[len(names) :]))}
     if surplus:
         raise UserError(
             [
-                f"{file}:row {number}: has more cells than there are columns, the first of them "
-                f"{cell[:60]!r}; a text that has {delimiter!r} in it needs quotation marks"
-                for number, cell in surplus
+                f"{file}:row {number}: has more cells than there are columns: {found[:60]!r}; a "
+                f"text that has {delimiter!r} in it needs quotation marks"
+                for number, found in surplus.items()
             ]
         )
-    return rows
+    return {
+        number: dict(zip_longest(names, map(_free, cells[: len(names)]), fillvalue=""))
+        for number, cells in numbered.items()
+    }
 
 
 def _guard(cell: str) -> str:

@@ -46,7 +46,7 @@ def run(*words: str, monkeypatch) -> int:
 
 def judge(table: Path, *rows: dict[str, str]) -> None:
     """Fill in a table as a person does: `rows` are cells by column, from the first row on."""
-    content = read_table(table, sheet.COLUMNS)
+    content = [*read_table(table, sheet.COLUMNS).values()]
     for row, cells in zip(content, rows, strict=False):
         row.update(cells)
     write_table(table, sheet.COLUMNS, content)
@@ -72,7 +72,7 @@ def test_drafts_are_judged_and_train(documents, tmp_path, monkeypatch, capsys):
     assert "2 documents in 4 passages" in said
     assert "rules: 4 questions, 4 of them find their passage among 3, 4 are in the table" in said
     assert table.read_bytes().startswith(b"\xef\xbb\xbfkeep,question,answer,passage_id,passage,")
-    rows = read_table(table, sheet.COLUMNS)
+    rows = [*read_table(table, sheet.COLUMNS).values()]
     assert [(row["question"], row["answer"], row["passage_id"]) for row in rows] == [
         ("What is DNA ligase?", "an enzyme that joins fragments of DNA", "dna.md"),
         ("Which enzyme joins fragments of DNA?", "DNA ligase", "dna.md"),
@@ -166,7 +166,7 @@ def test_rows_that_are_wrong_are_named(documents, tmp_path):
 def test_no_cell_is_a_formula_and_every_text_comes_back(text, tmp_path):
     file = tmp_path / "table.csv"
     write_table(file, ["a", "b"], [{"a": text, "b": "x"}])
-    assert read_table(file, ["a", "b"]) == [{"a": text, "b": "x"}]
+    assert read_table(file, ["a", "b"]) == {2: {"a": text, "b": "x"}}
     with file.open(encoding="utf-8-sig", newline="") as opened:
         (_, (cell, _)) = list(csv.reader(opened))
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
@@ -175,9 +175,14 @@ def test_no_cell_is_a_formula_and_every_text_comes_back(text, tmp_path):
 def test_a_table_that_a_program_saved_otherwise(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a;b\n=1;x\n;y\n")  # as a person may type it
-    assert read_table(file, ["a"]) == [{"a": "=1", "b": "x"}, {"a": "", "b": "y"}]
+    assert read_table(file, ["a"]) == {2: {"a": "=1", "b": "x"}, 3: {"a": "", "b": "y"}}
+    file.write_text('"sep=;"\na;b\n1,5;x\n\n3')  # the second row of three is empty
+    assert read_table(file, ["a"]) == {2: {"a": "1,5", "b": "x"}, 4: {"a": "3", "b": ""}}
     with pytest.raises(UserError, match="columns are missing: c; legal: all of a, c"):
         read_table(file, ["a", "c"])
+    file.write_text("")
+    with pytest.raises(UserError, match="columns are missing: a"):
+        read_table(file, ["a"])
     file.write_bytes("a,b\nMöhre,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="save it as CSV in UTF-8"):
         read_table(file, ["a"])
@@ -191,7 +196,7 @@ def test_a_text_that_a_comma_has_cut_is_refused_by_its_row(tmp_path):
     with pytest.raises(UserError, match=r"row 3: has more cells .* ' what\?'; a text that has ','"):
         read_table(file, ["a", "b"])
     file.write_text("a,b\n1,two,,\n", encoding="utf-8")
-    assert read_table(file, ["a", "b"]) == [{"a": "1", "b": "two"}]
+    assert read_table(file, ["a", "b"]) == {2: {"a": "1", "b": "two"}}
 
 
 def test_a_question_that_does_not_find_its_passage_is_left_out(tmp_path):
@@ -212,14 +217,14 @@ def test_at_most_so_many_questions_and_more_keep_them(documents, tmp_path):
     def questions(count: int) -> set[str]:
         table = tmp_path / f"{count}.csv"
         sheet.make(documents, table, count, ["rules"], 3, [])
-        return {row["question"] for row in read_table(table, sheet.COLUMNS)}
+        return {row["question"] for row in read_table(table, sheet.COLUMNS).values()}
 
     assert len(questions(2)) == 2
     assert questions(2 + 1) > questions_of(tmp_path / "2.csv")
 
 
 def questions_of(table: Path) -> set[str]:
-    return {row["question"] for row in read_table(table, sheet.COLUMNS)}
+    return {row["question"] for row in read_table(table, sheet.COLUMNS).values()}
 
 
 class _Model:

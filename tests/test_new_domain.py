@@ -96,7 +96,7 @@ def test_the_commands_lead_to_a_served_model(tmp_path, lay_store):
 
     _, draft, collect, sweep, ask, serve = steps()
     run(draft)
-    drafts = read_table(tmp_path / "drafts.csv", sheet.COLUMNS)
+    drafts = [*read_table(tmp_path / "drafts.csv", sheet.COLUMNS).values()]
     assert {row["passage_id"] for row in drafts} == {"a.md", "b.txt", "deep/c.pdf"}
     for row in drafts:  # what a person does between the two commands
         row["keep"] = "yes"

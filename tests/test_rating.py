@@ -233,7 +233,7 @@ def test_a_rater_is_a_name_for_a_file(folder, name):
 
 def test_a_sheet_filled_in_a_spreadsheet_is_read(folder):
     """Saved with semicolons, as some spreadsheet programs do."""
-    rows = sheet.read_table(folder / "sheet.csv", sheet.COLUMNS)
+    rows = [*sheet.read_table(folder / "sheet.csv", sheet.COLUMNS).values()]
     rows[0].update(correctness="5", fluency="0", corrected=" right; it is ")
     (folder / "ratings").mkdir()
     path = folder / "ratings" / "cleo.csv"

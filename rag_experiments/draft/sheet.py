@@ -92,7 +92,7 @@ def collect(table: Path, output: Path) -> str:
     examples: list[dict[str, object]] = []
     rows_of: dict[str, int] = {}
     dropped = undecided = 0
-    for row_number, row in enumerate(read_table(table, COLUMNS), start=2):
+    for row_number, row in read_table(table, COLUMNS).items():
         place = f"{table}:row {row_number}"
         keep = row["keep"].strip().lower()
         if not keep:

@@ -126,7 +126,7 @@ def read_filled(path: Path, items: list[Item]) -> Answers:
     known = {item.name: item for item in items}
     answers: Answers = {}
     problems = []
-    for number, row in enumerate(read_table(path, COLUMNS), start=2):
+    for number, row in read_table(path, COLUMNS).items():
         item = known.get(row["item"].strip())
         # Not the answer: spreadsheet programs take some for numbers or dates.
         if item is None or item.question.split() != row["question"].split():

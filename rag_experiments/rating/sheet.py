@@ -166,7 +166,7 @@ def read(folder: Path) -> list[Item]:
             row["answer"],
             tuple(v for k, v in row.items() if k.startswith(_PASSAGE) and v),
         )
-        for row in read_table(file, COLUMNS)
+        for row in read_table(file, COLUMNS).values()
     ]
     if not items:
         raise UserError(f"{file}: holds no answer")

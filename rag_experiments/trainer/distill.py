@@ -19,8 +19,9 @@ class Distill(RankingTrainer):
     The first `passages` hits of the untrained retriever are weighed once by the generator, which
     stays as it is, and the query encoder minimizes KL(weights || p(z|x)) (perplexity distillation
     of ATLAS, Izacard et al. 2022; the divergence of REPLUG, Shi et al. 2023, is the other way
-    round). Weighed with equal p(z|x), so that the generator
-    alone judges: with the retriever's own, it would be what trainer=joint maximizes. Needs answers
+    round). Weighed with equal p(z|x), so that the generator alone judges: with the retriever's
+    own, it would be what trainer=joint maximizes. The weights of model=rag_sequence are those of
+    whole answers; of model=rag_token the mean of its tokens', which is less sharp. Needs answers
     and no gold passages; those serve to choose the best checkpoint.
     """
 
