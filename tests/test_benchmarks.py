@@ -1,5 +1,6 @@
 """Benchmarks run on tiny models, and that of the core notices sides that compute differently."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import core  # noqa: E402
 import corpora  # noqa: E402
 import rag_sides  # noqa: E402
+import ranks  # noqa: E402
 import reuse  # noqa: E402
 from inputs import QUICK, read_inputs  # noqa: E402
 from side_by_side import OURS_FP32, RECIPE, Times, run_in_turns  # noqa: E402
@@ -65,6 +67,34 @@ def test_reuse_changes_no_prediction(cache, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "predictions are the same bytes" in printed
     assert "| stage untrained |" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trained",
+    [
+        "trainer=contrastive",
+        "trainer=reranker retriever/reranker=bi_encoder retriever.reranker.weights=random:bert",
+        "trainer=distill model/generator=tiny_causal",
+        "trainer=joint model/generator=tiny_causal",
+        "trainer=end_to_end model/generator=tiny_causal trainer.passage_learning_rate=1e-2",
+    ],
+)
+def test_what_trains_a_retriever_is_compared_on_two_seeds(trained, cache, monkeypatch, capsys):
+    rate = "query_learning_rate" if "generator" in trained and "distill" not in trained else None
+    line = f"{trained} trainer.max_steps=2 trainer.{rate or 'learning_rate'}=1e-2"
+    shared = [*SMALL_SMOKE, "retriever.top_k=3", f"cache_dir={cache}"]
+    call = ["ranks.py", "trainer=frozen", line, "--seeds", "1", "2", "--with", *shared]
+    monkeypatch.setattr(sys, "argv", call)
+    ranks.main()
+    first, second = capsys.readouterr().out.split("trainer=frozen: 4 questions, ")
+    assert first.count("trainer=frozen, seed ") == 2
+    assert f"{line}, seed 2: recall " in second
+    before, *_, after, gain = (row for row in second.splitlines() if row.startswith("  "))
+    assert before != after
+    for name in ("recall", "all_recall", "mrr", "ndcg"):
+        found = [float(re.search(rf" {name} ([^ ]+) \[", row)[1]) for row in (before, after, gain)]
+        assert found[2] == pytest.approx(found[1] - found[0], abs=0.0011)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ With several --seeds a question counts with the mean of its scores.
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -31,11 +32,11 @@ FIXED = ["model/generator=tiny_causal", "tracking=none"]
 """The generator has no part in it, unless it teaches: then it is chosen in the line."""
 
 
-def measure(line: str, splits: list[str]) -> dict[str, np.ndarray]:
+def measure(words: list[str], splits: list[str]) -> dict[str, np.ndarray]:
     """Scores [n] of the questions by metric."""
-    words = line.split()
-    fixed = [word for word in FIXED if word.partition("=")[0] not in line]
-    if not any(word.startswith("trainer=") for word in words):
+    given = {word.partition("=")[0] for word in words}
+    fixed = [word for word in FIXED if word.partition("=")[0] not in given]
+    if "trainer" not in given:
         fixed.append("trainer=frozen")
     GlobalHydra.instance().clear()
     (run,) = Composer().plan([*fixed, *words]).jobs
@@ -72,13 +73,14 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["test"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[13])
     arguments = parser.parse_args()
-    shared = " ".join(vars(arguments)["with"])
+    shared = vars(arguments)["with"]
     first: dict[str, np.ndarray] | None = None
     for line in arguments.lines:
         start = time.perf_counter()
         runs = []
         for seed in arguments.seeds:
-            runs.append(measure(f"{line} {shared} seed={seed}", arguments.splits))
+            words = [*shlex.split(line), *shared, f"seed={seed}"]
+            runs.append(measure(words, arguments.splits))
             means = ", ".join(f"{name} {each.mean():.3f}" for name, each in runs[-1].items())
             print(f"{line}, seed {seed}: {means}", flush=True)
         scores = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
