@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger(__name__)
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 
 # Words of one character count: "protein 5" is not "protein 6".
 _TOKEN = r"(?u)\b\w+\b"
