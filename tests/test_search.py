@@ -778,7 +778,7 @@ SMOKE = [
     "trainer.eval_strategy=steps",
     "trainer.eval_steps=1",
     "hydra/sweeper=optuna",
-    "retriever.top_k=1,2",
+    "retriever.top_k=2,3",
 ]
 THRESHOLD = "hydra.sweeper.pruner={_target_: optuna.pruners.ThresholdPruner, lower: %s}"
 
