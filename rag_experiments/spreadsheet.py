@@ -38,9 +38,8 @@ def read_table(file: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             head = opened.readline()
-            told = re.fullmatch(
-                r'"?sep=(.)"?\s*', head
-            )  # a line that programs read and do not show
+            # Programs that read a first line "sep=;" do not show it.
+            told = re.fullmatch(r'"?sep=(.)"?\s*', head)
             if told is None:
                 opened.seek(0)
             # Some programs save with another delimiter than they were given.

@@ -118,8 +118,8 @@ class Stages:
         return self.store.result(
             posterior_key(self.config, self.runtime, own, temperature),
             partial(model.weigh, examples, temperature, progress),
-            write_weights,
-            read_weights,
+            write_posterior,
+            read_posterior,
         )
 
 
@@ -264,14 +264,14 @@ def read_answers(folder: Path) -> tuple[list[Prediction], int]:
     return [Prediction(**_tuples(row)) for row in content["predictions"]], content["cut"]
 
 
-def write_weights(rows: Sequence[Sequence[float]], folder: Path) -> None:
+def write_posterior(rows: Sequence[Sequence[float]], folder: Path) -> None:
     """Write the p(z|x,y) of each example as JSON."""
-    _write_json(rows, folder / "weights.json")
+    _write_json(rows, folder / "posterior.json")
 
 
-def read_weights(folder: Path) -> list[tuple[float, ...]]:
-    """Read what `write_weights` wrote."""
-    return [tuple(row) for row in _read_json(folder / "weights.json")]
+def read_posterior(folder: Path) -> list[tuple[float, ...]]:
+    """Read what `write_posterior` wrote."""
+    return [tuple(row) for row in _read_json(folder / "posterior.json")]
 
 
 def _write_json(content: Any, path: Path) -> None:

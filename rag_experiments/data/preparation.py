@@ -28,7 +28,7 @@ from rag_experiments.data.problems import number, quote
 from rag_experiments.data.splits import SPLITS, place_id
 from rag_experiments.functional.first_places import FirstPlaces
 from rag_experiments.functional.sentences import find_sentences
-from rag_experiments.functional.text import contains_answer, is_label
+from rag_experiments.functional.text import contains_answer, drop_labels
 
 log = logging.getLogger(__name__)
 
@@ -322,8 +322,7 @@ class _Steps:
                         )
                     yield name, title, piece, document_id
                 for question in asking.get(identity, ()):
-                    # A label such as "no" stands in most texts, and makes no chunk the right one.
-                    answers = [a for a in question.answers if not labels and not is_label(a)]
+                    answers = drop_labels(question.answers, labels)
                     with_answer = (
                         name
                         for name, piece in parts.items()

@@ -26,7 +26,7 @@ from rag_experiments.contracts import Passage, Prediction, PreparedData, Questio
 from rag_experiments.data.gold import match_answers
 from rag_experiments.data.passages import read_rows
 from rag_experiments.functional.overlap import find_nearest, find_repeats
-from rag_experiments.functional.text import contains_answer, is_label, normalize_answer
+from rag_experiments.functional.text import contains_answer, drop_labels, normalize_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,9 +97,9 @@ def measure_answers(
 ) -> dict[str, int]:
     """Return for how many questions an accepted answer stands in a passage."""
     wanted = {
-        p.id: _words(p.answers)
+        p.id: answers
         for p in predictions
-        if not labels and not p.document and _words(p.answers)
+        if not p.document and (answers := drop_labels(p.answers, labels))
     }
     return {
         "questions": len(wanted),
@@ -113,10 +113,6 @@ def measure_answers(
 
 def _text(question: Question) -> str:
     return question.document or question.question
-
-
-def _words(answers: Sequence[str]) -> list[str]:
-    return [answer for answer in answers if not is_label(answer)]
 
 
 def measure_coverage(

@@ -41,7 +41,7 @@ from rag_experiments.functional.attribution import (
     name_question_type,
     name_rank,
 )
-from rag_experiments.functional.text import is_label
+from rag_experiments.functional.text import drop_labels
 
 EXAMPLES = 5
 COLUMNS = ("question_type", "answer_length", "retrieval_rank", "group")
@@ -60,11 +60,10 @@ def find_gold(
     found = {}
     for question in data.test:
         ids = tuple(i for i in dict.fromkeys(question.passage_ids) if i in known)
-        words = [a for a in question.answers if not is_label(a)]
         if question.passage_ids:
             weak = data.gold == "answer_match"
             found[question.id] = Gold(ids, "answer_match" if weak else "annotated")
-        elif words and not labels:
+        elif drop_labels(question.answers, labels):
             found[question.id] = Gold(tuple(located[question.id]), "answer_match")
         else:
             found[question.id] = Gold((), "none")

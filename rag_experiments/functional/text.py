@@ -68,6 +68,12 @@ def is_label(answer: str) -> bool:
     return normalize_answer(answer) in LABEL_WORDS
 
 
+def drop_labels(answers: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
+    """Return the answers whose words can be looked for in a passage: no label, which stands in most
+    texts and makes none of them right; none at all where the task has `labels` of its own."""
+    return [answer for answer in answers if not labels and not is_label(answer)]
+
+
 def tokenize(text: str) -> list[str]:
     """Return the words of the normalized text: the tokens of word-level metrics."""
     return normalize_answer(text).split()

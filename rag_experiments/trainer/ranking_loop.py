@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rag_experiments.contracts import Example, Question, Training, UserError
 from rag_experiments.functional.ranking_loss import distillation_loss, info_nce
-from rag_experiments.functional.text import contains_answer, is_label
+from rag_experiments.functional.text import contains_answer, drop_labels
 from rag_experiments.trainer.distill import Distill
 from rag_experiments.trainer.loop import Loop
 from rag_experiments.trainer.mining import MiningTrainer
@@ -133,8 +133,7 @@ def mine(example: Example, labels: Sequence[str] = ()) -> tuple[str, ...]:
     `labels` are the task's: answers are labels then, and none of them is looked for.
     """
     question = example.question
-    # A label such as "yes" stands in most passages, and makes none of them right.
-    answers = [a for a in question.answers if not labels and not is_label(a)]
+    answers = drop_labels(question.answers, labels)
     return tuple(
         passage.id
         for passage in example.passages
