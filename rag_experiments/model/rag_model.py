@@ -657,6 +657,12 @@ def load_rag_model(
         encoder = option.query_encoder.load(runtime, trained)
     if task.labels and option.decoding != type(option.decoding)():
         log.warning("model.decoding has no effect: the likeliest of the task's labels is taken")
+    order = getattr(getattr(task, "prompt", None), "order", None)
+    if not option.one_prompt and order in ("best_last", "shuffled"):
+        log.info(
+            "task.prompt.order has no effect: each passage is read in a prompt of its own "
+            "(model=concat has them in one)"
+        )
     prompts = PromptEncoder(generator.tokenizer, option.generator, task, runtime.seed)
     model = kind(option, generator, encoder, prompts)
     model.query_encoder_changed = trained is not None
