@@ -68,18 +68,24 @@ def test_every_number_of_a_table_of_results_stands_beside_its_command():
             assert before.endswith("```") or "python -m rag_experiments" in table, table
 
 
-def test_results_on_public_data_stand_in_their_records():
-    section = README.read_text("utf-8").partition("## Results on public data\n")[2]
-    rows = [row for row in section.partition("\n## ")[0].splitlines() if "](tests/" in row]
-    assert len(rows) >= 5
-    figure = r"[+-]?\d\.\d{3} \[[+-]?\d\.\d{3}, [+-]?\d\.\d{3}\]"
-    for row in rows:
-        places = re.findall(r"\]\((tests/[^)]*)\)", row)
-        records = "".join((README.parent / place).read_text("utf-8") for place in places)
-        shown = [found.replace("+", "") for found in re.findall(figure, row)]
-        there = [found.replace("+", "") for found in re.findall(figure, records)]
-        assert shown, row
-        assert set(shown) <= set(there), row
+def blocks_with_records() -> list[str]:
+    """Table rows and paragraphs that link to what was printed."""
+    paragraphs = README.read_text("utf-8").split("\n\n")
+    blocks = [b for p in paragraphs for b in (p.splitlines() if p.startswith("|") else [p])]
+    return [block for block in blocks if "](tests/" in block]
+
+
+@pytest.mark.parametrize("block", blocks_with_records(), ids=lambda block: block[:40])
+def test_results_stand_in_their_records(block):
+    places = re.findall(r"\]\((tests/[^)]*)\)", block)
+    records = "".join((README.parent / place).read_text("utf-8") for place in places)
+    figure = r"[+-]?\d\.\d{3}\s\[[+-]?\d\.\d{3},\s[+-]?\d\.\d{3}\]"
+    shown, there = (
+        {" ".join(found.replace("+", "").split()) for found in re.findall(figure, text)}
+        for text in (block, records)
+    )
+    assert shown
+    assert shown <= there
 
 
 def tools() -> list[str]:
