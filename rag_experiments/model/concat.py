@@ -17,6 +17,6 @@ class Concat(Rag):
     marginalizes: ClassVar[bool] = False
 
     def _network(self) -> type[RagModel]:
-        from rag_experiments.model.rag_model import ConcatModel
+        from rag_experiments.model.marginalization import ConcatModel
 
         return ConcatModel

@@ -27,6 +27,6 @@ class Fusion(Rag):
         return self
 
     def _network(self) -> type[RagModel]:
-        from rag_experiments.model.rag_model import FusionModel
+        from rag_experiments.model.marginalization import FusionModel
 
         return FusionModel

@@ -18,6 +18,6 @@ class RagSequence(Rag):
     passages that it was decoded from."""
 
     def _network(self) -> type[RagModel]:
-        from rag_experiments.model.rag_model import RagSequenceModel
+        from rag_experiments.model.marginalization import RagSequenceModel
 
         return RagSequenceModel

@@ -14,6 +14,6 @@ class RagToken(Rag):
     """p(y|x) = prod_t sum_z p(z|x) p(y_t|x,z,y_<t)."""
 
     def _network(self) -> type[RagModel]:
-        from rag_experiments.model.rag_model import RagTokenModel
+        from rag_experiments.model.marginalization import RagTokenModel
 
         return RagTokenModel
