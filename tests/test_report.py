@@ -52,7 +52,7 @@ def write_run(
     metric: str = "f1",
 ) -> Path:
     """Write what a finished run leaves in its folder, with a real configuration."""
-    composed = composer._compose([*BASE, *overrides], RunMode.RUN)
+    composed = composer.compose([*BASE, *overrides], RunMode.RUN)
     settings = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
     (folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(settings, folder / ".hydra" / "config.yaml")
@@ -600,7 +600,7 @@ def test_a_retriever_becomes_the_part_of_hybrid_that_it_was(overrides, kept, com
 
 def test_what_the_parts_of_hybrid_have_by_themselves_is_known(composer):
     (job,) = composer.plan(["retriever=hybrid"]).jobs
-    choices = composer._compose(["retriever=hybrid"], RunMode.RUN).hydra.runtime.choices
+    choices = composer.compose(["retriever=hybrid"], RunMode.RUN).hydra.runtime.choices
     for group, option in advice.DENSE_PART.items():
         assert choices[f"{group}@retriever.dense.{group.removeprefix('retriever/')}"] == option
     assert all(hasattr(job.retriever, part) for part in advice.PARTS.values())
