@@ -72,7 +72,9 @@ def blocks_with_records() -> list[str]:
     """Table rows and paragraphs that link to what was printed."""
     paragraphs = README.read_text("utf-8").split("\n\n")
     blocks = [b for p in paragraphs for b in (p.splitlines() if p.startswith("|") else [p])]
-    return [block for block in blocks if "](tests/" in block]
+    found = [block for block in blocks if "](tests/" in block]
+    assert len(found) >= 5
+    return found
 
 
 @pytest.mark.parametrize("block", blocks_with_records(), ids=lambda block: block[:40])
